@@ -1,0 +1,41 @@
+//! What a namespace can be told, and what it tells.
+
+use bincode::{Decode, Encode};
+
+/// What happens to a namespace's blocks when room is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub enum Eviction {
+    /// The least useful go.
+    #[default]
+    Evict,
+    /// They stay; puts are refused instead.
+    Keep,
+}
+
+/// Options of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub struct NamespaceOptions {
+    /// What happens when room is needed.
+    pub eviction: Eviction,
+    /// Whether a key may be put again with other bytes.
+    pub overwrite: bool,
+    /// Most payload bytes, if limited.
+    pub quota_bytes: Option<u64>,
+    /// How long a block stays after its put, in milliseconds, if limited.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub struct NamespaceInfo {
+    /// Name.
+    pub name: String,
+    /// Number of the present incarnation; a clear begins another.
+    pub namespace: u64,
+    /// Options.
+    pub options: NamespaceOptions,
+    /// Blocks.
+    pub blocks: u64,
+    /// Their payload in bytes.
+    pub bytes: u64,
+}
