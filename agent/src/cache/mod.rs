@@ -1,0 +1,480 @@
+//! The cache itself: plain synchronous code that is told the time and what clients ask.
+//!
+//! [`Cache`] owns every tenant and the node's budget. A put goes [`Cache::reserve`] (room in a segment), copy (by the
+//! caller, outside the lock), [`Cache::commit`] (checks, header, publication). When room needs fresh memory, which takes
+//! time to make, the cache answers with a [`Need`]; the caller makes it and calls [`Cache::supply`], then tries again.
+
+mod blocks;
+mod budget;
+mod eviction;
+mod extents;
+mod index;
+mod memory;
+mod namespaces;
+mod pins;
+mod put;
+mod room;
+mod segments;
+mod tenant;
+mod upkeep;
+mod writer;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use larder_protocol::layout::{control, stripe};
+use larder_protocol::memory::{Mapping, Memfd};
+use larder_protocol::message::Refusal;
+use larder_protocol::namespace::{NamespaceInfo, NamespaceOptions};
+use larder_protocol::words::MappedWords;
+
+use blocks::State;
+use budget::Budget;
+use index::Index;
+pub use memory::Material;
+pub(crate) use memory::{Need, Prepared, for_client, prepare};
+pub(crate) use put::{CommitError, Reservation};
+pub(crate) use room::Stop;
+pub(crate) use tenant::Waker;
+use tenant::{Limits, Tenant};
+pub(crate) use writer::{Sealed, WriterMemory};
+
+/// Entries of a tenant's first table.
+const TABLE_SMALLEST: usize = 4096;
+
+/// What the cache is told at its start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Shared memory of the node in bytes.
+    pub capacity_bytes: u64,
+    /// Size of a segment in bytes.
+    pub segment_bytes: u64,
+    /// Most bytes of a tenant without a line of its own.
+    pub tenant_quota_bytes: u64,
+    /// (uid, quota, guaranteed) of tenants with a line of their own.
+    pub tenants: Vec<(u32, u64, u64)>,
+    /// Most bytes that a tenant's readers may pin before its puts are refused.
+    pub pinned_bytes: u64,
+    /// Most slots of a session.
+    pub session_slots_max: usize,
+    /// Size of a session's staging in bytes.
+    pub staging_bytes: u64,
+    /// How memory is made.
+    pub material: Material,
+    /// Secret seed of the index hashes.
+    pub seed: u64,
+    /// Number of this run.
+    pub instance: u64,
+}
+
+/// Memory that was retired and that somebody may still have mapped.
+#[derive(Debug)]
+struct Retired {
+    uid: u32,
+    memfd: Memfd,
+}
+
+/// The node's cache.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    settings: Settings,
+    budget: Budget,
+    tenants: HashMap<u32, Tenant>,
+    spares: Vec<Prepared>,
+    retired: Vec<Retired>,
+    last_generation: u64,
+    last_segment: u32,
+    last_namespace: u64,
+}
+
+impl Cache {
+    pub(crate) fn new(settings: Settings) -> Cache {
+        Cache {
+            budget: Budget::new(settings.capacity_bytes),
+            settings,
+            tenants: HashMap::new(),
+            spares: Vec::new(),
+            retired: Vec::new(),
+            last_generation: 0,
+            last_segment: 0,
+            last_namespace: 0,
+        }
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.budget.capacity_bytes()
+    }
+
+    /// Longest block that tenant `uid` may put.
+    pub(crate) fn block_len_max(&self, uid: u32) -> u64 {
+        self.quota_of(uid).saturating_sub(1 << 20)
+    }
+
+    fn quota_of(&self, uid: u32) -> u64 {
+        self.limits(uid).quota_bytes.min(self.budget.capacity_bytes())
+    }
+
+    fn limits(&self, uid: u32) -> Limits {
+        let own = self.settings.tenants.iter().find(|(tenant, _, _)| *tenant == uid);
+        Limits {
+            quota_bytes: own.map_or(self.settings.tenant_quota_bytes, |(_, quota, _)| *quota),
+            guaranteed_bytes: own.map_or(0, |(_, _, guaranteed)| *guaranteed),
+            pinned_bytes: self.settings.pinned_bytes,
+        }
+    }
+
+    /// The tenant, made at its first session.
+    pub(crate) fn tenant(&mut self, uid: u32) -> Result<&mut Tenant, Refusal> {
+        if !self.tenants.contains_key(&uid) {
+            let tenant = self.new_tenant(uid)?;
+            self.tenants.insert(uid, tenant);
+        }
+        Ok(self
+            .tenants
+            .get_mut(&uid)
+            .unwrap_or_else(|| unreachable!("just inserted")))
+    }
+
+    fn known(&mut self, uid: u32) -> &mut Tenant {
+        self.tenants
+            .get_mut(&uid)
+            .unwrap_or_else(|| unreachable!("tenant {uid} has no session"))
+    }
+
+    fn new_tenant(&mut self, uid: u32) -> Result<Tenant, Refusal> {
+        let table = Need::Table {
+            uid,
+            capacity: TABLE_SMALLEST,
+        };
+        let bytes = control::BYTES as u64 + table.bytes();
+        if !self.make_budget(uid, bytes) {
+            return Err(self.no_space(uid, bytes));
+        }
+        let made = (|| {
+            let area = memory::small(c"larder-control", control::BYTES as u64, &self.settings.material)?;
+            Ok((area, prepare(table, &self.settings.material)?))
+        })();
+        let (area, table) = made.map_err(|error: io::Error| {
+            self.budget.refund(bytes);
+            Refusal::Failed(format!("shared memory for user {uid}: {error}"))
+        })?;
+        // A seed of the tenant's own, so that nothing about one tenant's index tells about another's.
+        let seed = larder_protocol::checksum::crc64(
+            &[self.settings.seed.to_le_bytes(), u64::from(uid).to_le_bytes()].concat(),
+        );
+        let words = MappedWords::new(area.mapping, 0, control::BYTES / 8);
+        index::begin_control(&words, seed, self.settings.instance);
+        let index = Index::new(words, table, TABLE_SMALLEST);
+        Ok(Tenant::new(uid, self.limits(uid), seed, area.memfd, index))
+    }
+
+    fn fresh_generation(&mut self) -> u64 {
+        self.last_generation += 1;
+        self.last_generation
+    }
+
+    /// Begins a session with its first slot page. The page is on the tenant's list before its descriptor is sent.
+    pub(crate) fn begin_session(
+        &mut self,
+        uid: u32,
+        session: u64,
+        pid: i32,
+        page: Prepared,
+        memory: u64,
+    ) -> Result<SessionStart, Refusal> {
+        let bytes = page.memfd.len() as u64;
+        let slots = page.memfd.description(true);
+        self.tenant(uid)?;
+        if !self.make_budget(uid, bytes) {
+            return Err(self.no_space(uid, bytes));
+        }
+        let tenant = self.known(uid);
+        tenant.pins.add(session, memory, pid, page);
+        tenant.session_bytes += bytes;
+        tenant.sessions += 1;
+        let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
+        Ok(SessionStart {
+            control: tenant.control.description(false).map_err(failed)?,
+            slots: slots.map_err(failed)?,
+        })
+    }
+
+    /// Adds a slot page to a session.
+    pub(crate) fn add_slots(
+        &mut self,
+        uid: u32,
+        session: u64,
+        pid: i32,
+        page: Prepared,
+        memory: u64,
+    ) -> Result<OwnedFd, Refusal> {
+        let bytes = page.memfd.len() as u64;
+        let most = self.settings.session_slots_max;
+        let have = self.known(uid).pins.slots(session);
+        if have + page.memfd.len() / stripe::BYTES * stripe::SLOTS_LEN > most {
+            return Err(Refusal::TooMany(format!(
+                "all {have} slots of this session are in use and {most} is the most it may have; release blocks, or raise max_slots_per_session"
+            )));
+        }
+        let descriptor = page
+            .memfd
+            .description(true)
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        if !self.make_budget(uid, bytes) {
+            return Err(self.no_space(uid, bytes));
+        }
+        let tenant = self.known(uid);
+        tenant.pins.add(session, memory, pid, page);
+        tenant.session_bytes += bytes;
+        Ok(descriptor)
+    }
+
+    /// Seals a slot page that its client has mapped; from then on its pins count.
+    pub(crate) fn seal_slots(&mut self, uid: u32, session: u64, memory: u64) -> Result<bool, Refusal> {
+        let platform = self.settings.material.platform;
+        let tenant = self.known(uid);
+        let Some(memfd) = tenant.pins.memfd(session, memory) else {
+            return Ok(false);
+        };
+        seal_for_client(memfd, &platform)?;
+        tenant.pins.sealed(session, memory);
+        Ok(true)
+    }
+
+    /// Charges staging of a session to its tenant.
+    pub(crate) fn charge_staging(&mut self, uid: u32, bytes: u64) -> Result<(), Refusal> {
+        if !self.make_budget(uid, bytes) {
+            return Err(self.no_space(uid, bytes));
+        }
+        self.known(uid).session_bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back what [`Cache::charge_staging`] charged.
+    pub(crate) fn refund_staging(&mut self, uid: u32, bytes: u64) {
+        self.known(uid).session_bytes -= bytes;
+        self.budget.refund(bytes);
+    }
+
+    /// A session has ended; see [`pins::Pins::end_session`].
+    pub(crate) fn end_session(&mut self, uid: u32, session: u64, process_gone: bool) {
+        let platform = self.settings.material.platform;
+        let tenant = self.known(uid);
+        tenant.sessions -= 1;
+        let freed = tenant.pins.end_session(session, process_gone, &platform);
+        tenant.session_bytes -= freed;
+        tenant.sweep();
+        self.budget.refund(freed);
+    }
+
+    /// The current table of a tenant, to be sent.
+    pub(crate) fn table(&mut self, uid: u32) -> Result<(OwnedFd, u64), Refusal> {
+        let (memfd, len) = self.known(uid).index.memory();
+        memfd
+            .description(false)
+            .map(|fd| (fd, len))
+            .map_err(|error| Refusal::Failed(error.to_string()))
+    }
+
+    /// A segment of a tenant, to be sent.
+    pub(crate) fn segment(&mut self, uid: u32, segment: u32) -> Result<(OwnedFd, u64), Refusal> {
+        let segment = self.known(uid).segments.get(segment).ok_or(Refusal::NotFound)?;
+        let descriptor = segment
+            .memfd
+            .description(false)
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        Ok((descriptor, segment.len()))
+    }
+
+    /// Opens a namespace, creating it at its first use.
+    pub(crate) fn open_namespace(
+        &mut self,
+        uid: u32,
+        name: &str,
+        options: Option<&NamespaceOptions>,
+    ) -> Result<NamespaceInfo, Refusal> {
+        let fresh = self.last_namespace + 1;
+        let tenant = self.known(uid);
+        let id = tenant.namespaces.open(name, options, || fresh)?;
+        if id == fresh {
+            self.last_namespace = fresh;
+        }
+        self.namespace_info(uid, name)
+    }
+
+    /// Describes a namespace.
+    pub(crate) fn namespace_info(&mut self, uid: u32, name: &str) -> Result<NamespaceInfo, Refusal> {
+        let tenant = self.known(uid);
+        let id = tenant.namespaces.id(name)?;
+        Ok(tenant.namespaces.current(id)?.info(id))
+    }
+
+    /// Changes the options of a namespace.
+    pub(crate) fn set_namespace(
+        &mut self,
+        uid: u32,
+        name: &str,
+        options: NamespaceOptions,
+    ) -> Result<NamespaceInfo, Refusal> {
+        let tenant = self.known(uid);
+        let id = tenant.namespaces.id(name)?;
+        let namespace = tenant.namespaces.get_mut(id).ok_or(Refusal::NotFound)?;
+        namespace.options = options;
+        let fifo = namespaces::Namespace::wants_fifo(&namespace.options).then(eviction::S3Fifo::new);
+        let old = std::mem::replace(&mut namespace.fifo, fifo);
+        tenant.requeue(id, old);
+        self.namespace_info(uid, name)
+    }
+
+    /// Names of a tenant's namespaces after `after`, sorted.
+    pub(crate) fn namespace_names(&mut self, uid: u32, after: &str, most: usize) -> Vec<String> {
+        self.known(uid)
+            .namespaces
+            .names_after(after)
+            .take(most)
+            .cloned()
+            .collect()
+    }
+
+    /// Drops all that a namespace holds; its handles learn of the new incarnation. Returns how many blocks went.
+    pub(crate) fn clear(&mut self, uid: u32, name: &str) -> Result<u64, Refusal> {
+        let fresh = self.last_namespace + 1;
+        let tenant = self.known(uid);
+        let old = tenant.namespaces.id(name)?;
+        let gone = drop_blocks(tenant, old);
+        tenant.namespaces.renew(name, fresh)?;
+        tenant.wake_all();
+        self.last_namespace = fresh;
+        Ok(gone)
+    }
+
+    /// Removes a namespace with all it holds.
+    pub(crate) fn remove_namespace(&mut self, uid: u32, name: &str) -> Result<u64, Refusal> {
+        let tenant = self.known(uid);
+        let old = tenant.namespaces.id(name)?;
+        let gone = drop_blocks(tenant, old);
+        tenant.namespaces.remove(name)?;
+        tenant.wake_all();
+        Ok(gone)
+    }
+
+    /// Whether a key is there. An evicted block that is still in memory is taken back.
+    pub(crate) fn get(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
+        let found = self.look_up(uid, namespace, key, now_ns);
+        let figures = &mut self.known(uid).figures;
+        match &found {
+            Ok(()) => figures.hits_asked += 1,
+            Err(Stop::Refused(Refusal::NotFound)) => figures.misses += 1,
+            Err(_) => {}
+        }
+        found
+    }
+
+    fn look_up(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
+        let generation = self.last_generation + 1;
+        let tenant = self.known(uid);
+        tenant.namespaces.current(namespace)?;
+        let at = tenant.find(namespace, key).ok_or(Refusal::NotFound)?;
+        let block = tenant.blocks.get(at);
+        if block.expiry_ns != 0 && now_ns >= block.expiry_ns {
+            tenant.figures.expirations += u64::from(block.state == State::Published);
+            tenant.remove(at);
+            return Err(Refusal::NotFound.into());
+        }
+        if block.state == State::Evicted {
+            self.last_generation = generation;
+            if self.known(uid).republish(at, generation).is_err() {
+                return Err(self.need_table(uid));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells `waker` when the key is put or its namespace cleared. False, without taking it, when the key is there.
+    pub(crate) fn wait(
+        &mut self,
+        uid: u32,
+        namespace: u64,
+        key: &str,
+        now_ns: u64,
+        waker: &mut Option<Waker>,
+    ) -> Result<bool, Stop> {
+        match self.look_up(uid, namespace, key, now_ns) {
+            Ok(()) => Ok(false),
+            Err(Stop::Refused(Refusal::NotFound)) => {
+                let tenant = self.known(uid);
+                let hash = tenant.hash(namespace, key);
+                tenant.waiters.entry(hash).or_default().extend(waker.take());
+                Ok(true)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Forgets who does not wait any more.
+    pub(crate) fn prune_waiters(&mut self, uid: u32) {
+        self.known(uid).prune_waiters();
+    }
+
+    /// Takes a key out. Whoever has it pinned keeps reading it.
+    pub(crate) fn delete(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
+        self.look_up(uid, namespace, key, now_ns)?;
+        let tenant = self.known(uid);
+        let at = tenant.find(namespace, key).ok_or(Refusal::NotFound)?;
+        tenant.remove(at);
+        Ok(())
+    }
+
+    /// All keys of a namespace that begin with `prefix`, unsorted.
+    pub(crate) fn keys(&mut self, uid: u32, namespace: u64, prefix: &str, now_ns: u64) -> Result<Vec<String>, Refusal> {
+        let tenant = self.known(uid);
+        tenant.namespaces.current(namespace)?;
+        let live = tenant.blocks.iter().filter(|(_, block)| {
+            block.namespace == namespace
+                && block.state == State::Published
+                && (block.expiry_ns == 0 || now_ns < block.expiry_ns)
+        });
+        let keys = live.filter_map(|(_, block)| String::from_utf8(tenant.key_of(block)).ok());
+        Ok(keys.filter(|key| key.starts_with(prefix)).collect())
+    }
+
+    fn mapping(&self, uid: u32, segment: u32) -> Option<Arc<Mapping>> {
+        Some(Arc::clone(&self.tenants.get(&uid)?.segments.get(segment)?.mapping))
+    }
+}
+
+/// Descriptors of a new session.
+#[derive(Debug)]
+pub(crate) struct SessionStart {
+    pub(crate) control: OwnedFd,
+    pub(crate) slots: OwnedFd,
+}
+
+/// Seals memory that a client has mapped for writing, and makes sure that it was not tampered with before.
+pub(crate) fn seal_for_client(memfd: &Memfd, platform: &larder_protocol::memory::Platform) -> Result<(), Refusal> {
+    use larder_protocol::memory::Seals;
+    let bad = |what: String| Refusal::Denied(format!("the session's memory cannot be used: {what}"));
+    memfd
+        .seal(Seals::Final, platform)
+        .map_err(|error| bad(format!("it cannot be sealed: {error}")))?;
+    if memfd.is_whole() {
+        Ok(())
+    } else {
+        Err(bad("its size was changed".into()))
+    }
+}
+
+fn drop_blocks(tenant: &mut Tenant, namespace: u64) -> u64 {
+    let there: Vec<(u32, State)> = tenant
+        .blocks
+        .iter()
+        .filter(|(_, block)| block.namespace == namespace)
+        .map(|(at, block)| (at, block.state))
+        .collect();
+    let published = there.iter().filter(|(_, state)| *state == State::Published).count();
+    there.into_iter().for_each(|(at, _)| tenant.remove(at));
+    tenant.sweep();
+    published as u64
+}

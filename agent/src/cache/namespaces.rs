@@ -1,0 +1,153 @@
+//! A tenant's namespaces.
+
+use std::collections::{BTreeMap, HashMap};
+
+use larder_protocol::message::Refusal;
+use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+
+use super::eviction::S3Fifo;
+
+/// One incarnation of a namespace.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+    pub(crate) options: NamespaceOptions,
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+    /// The queue of a namespace with a quota, which makes room among its own blocks. The others share the tenant's.
+    pub(crate) fifo: Option<S3Fifo>,
+}
+
+impl Namespace {
+    fn new(name: String, options: NamespaceOptions) -> Namespace {
+        let fifo = Self::wants_fifo(&options).then(S3Fifo::new);
+        Namespace {
+            name,
+            options,
+            blocks: 0,
+            bytes: 0,
+            fifo,
+        }
+    }
+
+    pub(crate) fn wants_fifo(options: &NamespaceOptions) -> bool {
+        options.quota_bytes.is_some() && options.eviction == Eviction::Evict
+    }
+
+    pub(crate) fn info(&self, id: u64) -> NamespaceInfo {
+        NamespaceInfo {
+            name: self.name.clone(),
+            namespace: id,
+            options: self.options.clone(),
+            blocks: self.blocks,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// A tenant's namespaces, by name and by the number of their present incarnation.
+#[derive(Debug, Default)]
+pub(crate) struct Namespaces {
+    by_name: BTreeMap<String, u64>,
+    by_id: HashMap<u64, Namespace>,
+    /// Names of incarnations that a clear has ended, so that a stale handle can be told the new one.
+    former: HashMap<u64, String>,
+}
+
+impl Namespaces {
+    pub(crate) fn open(
+        &mut self,
+        name: &str,
+        options: Option<&NamespaceOptions>,
+        fresh_id: impl FnOnce() -> u64,
+    ) -> Result<u64, Refusal> {
+        if let Some(id) = self.by_name.get(name) {
+            let existing = &self.by_id[id].options;
+            if options.is_some_and(|options| options != existing) {
+                return Err(Refusal::Invalid(format!(
+                    "namespace {name:?} exists with other options; `larder ns show {name}` prints them, `larder ns set` changes them"
+                )));
+            }
+            return Ok(*id);
+        }
+        let id = fresh_id();
+        self.by_name.insert(name.to_owned(), id);
+        self.by_id.insert(
+            id,
+            Namespace::new(name.to_owned(), options.cloned().unwrap_or_default()),
+        );
+        Ok(id)
+    }
+
+    pub(crate) fn id(&self, name: &str) -> Result<u64, Refusal> {
+        self.by_name
+            .get(name)
+            .copied()
+            .ok_or_else(|| Refusal::NoNamespace(name.to_owned()))
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&Namespace> {
+        self.by_id.get(&id)
+    }
+
+    /// The namespace, or what its handle must be told.
+    pub(crate) fn current(&self, id: u64) -> Result<&Namespace, Refusal> {
+        self.by_id.get(&id).ok_or_else(|| self.stale(id))
+    }
+
+    fn stale(&self, id: u64) -> Refusal {
+        let now = self.former.get(&id).and_then(|name| self.by_name.get(name));
+        Refusal::Cleared {
+            namespace: now.copied().unwrap_or(0),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Namespace> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&u64, &mut Namespace)> {
+        self.by_id.iter_mut()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&u64, &Namespace)> {
+        self.by_id.iter()
+    }
+
+    pub(crate) fn names_after(&self, after: &str) -> impl Iterator<Item = &String> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.by_name
+            .range::<str, _>((Excluded(after), Unbounded))
+            .map(|(name, _)| name)
+    }
+
+    /// Ends an incarnation and begins the next.
+    pub(crate) fn renew(&mut self, name: &str, fresh_id: u64) -> Result<u64, Refusal> {
+        let old = self.id(name)?;
+        let options = self
+            .by_id
+            .remove(&old)
+            .map(|namespace| namespace.options)
+            .unwrap_or_default();
+        self.by_id.insert(fresh_id, Namespace::new(name.to_owned(), options));
+        self.by_name.insert(name.to_owned(), fresh_id);
+        self.note_former(old, name);
+        Ok(old)
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Result<u64, Refusal> {
+        let old = self.id(name)?;
+        self.by_name.remove(name);
+        self.by_id.remove(&old);
+        self.note_former(old, name);
+        Ok(old)
+    }
+
+    fn note_former(&mut self, old: u64, name: &str) {
+        // Bounded: a handle that is older than a thousand clears opens its namespace by name again.
+        if self.former.len() >= 1000 {
+            self.former.clear();
+        }
+        self.former.insert(old, name.to_owned());
+    }
+}

@@ -1,0 +1,319 @@
+//! Putting a block: room first, then the copy by the caller, then the checks and the publication.
+
+use std::sync::Arc;
+
+use larder_protocol::checksum::{Checksums, Chunked};
+use larder_protocol::clock;
+use larder_protocol::layout::{BlockId, BlockShape};
+use larder_protocol::memory::Mapping;
+use larder_protocol::message::{PutOutcome, Refusal};
+
+use super::Cache;
+use super::blocks::{Block, State};
+use super::extents::Extent;
+use super::memory::Need;
+use super::room::Stop;
+use super::tenant::{to_usize, write_header};
+
+/// Bytes that are copied at a time: through a private buffer that stays in the nearest cache.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Room for a block that is not published yet. Belongs to whoever holds it, who ends it by [`Cache::commit`] or
+/// [`Cache::abandon`].
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    pub(super) uid: u32,
+    pub(super) namespace: u64,
+    pub(super) key: Box<str>,
+    pub(super) len: u64,
+    pub(super) segment: u32,
+    pub(super) extent: Extent,
+    pub(super) mapping: Arc<Mapping>,
+    /// When the block's header was written, for memory that was sealed with the header in it.
+    pub(super) sealed_ms: Option<u64>,
+}
+
+impl Reservation {
+    pub(super) fn shape(&self) -> BlockShape {
+        BlockShape::new(self.key.len(), self.len)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Copies `len` bytes of staging into the payload at `at`, through `checksums`.
+    ///
+    /// What is checksummed is the private copy that is written to the block, so a client that changes its staging
+    /// meanwhile changes what is put, never whether it matches its checksum. Ranges are the caller's to check.
+    pub(crate) fn fill(&self, at: u64, staging: &Mapping, staging_at: u64, len: u64, checksums: &mut Chunked) {
+        let mut piece = [0; PIECE_BYTES];
+        let target = self.extent.offset_bytes + self.shape().payload_offset + at;
+        let mut done = 0;
+        while done < len {
+            let take = to_usize((len - done).min(PIECE_BYTES as u64));
+            staging.copy_out(to_usize(staging_at + done), &mut piece[..take]);
+            checksums.update(&piece[..take]);
+            self.mapping.copy_in(to_usize(target + done), &piece[..take]);
+            done += take as u64;
+        }
+    }
+}
+
+/// Why a commit did not happen.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// Refused; the room is given back.
+    Refused(Refusal),
+    /// Memory is needed first; try again with the same reservation.
+    Need(Need, Box<Reservation>),
+}
+
+/// What a put finds under its key.
+enum Under {
+    Nothing,
+    Same(u32),
+    Other(u32),
+}
+
+impl Cache {
+    /// Finds room for a block of `len` bytes.
+    pub(crate) fn reserve(
+        &mut self,
+        uid: u32,
+        namespace: u64,
+        key: &str,
+        len: u64,
+        now_ns: u64,
+    ) -> Result<Reservation, Stop> {
+        self.admit(uid, namespace, key, len, now_ns)?;
+        let shape = BlockShape::new(key.len(), len);
+        let (segment, extent) = self.find_room(uid, &shape)?;
+        let mapping = self
+            .mapping(uid, segment)
+            .unwrap_or_else(|| unreachable!("segment {segment} was just used"));
+        Ok(Reservation {
+            uid,
+            namespace,
+            key: key.into(),
+            len,
+            segment,
+            extent,
+            mapping,
+            sealed_ms: None,
+        })
+    }
+
+    /// Refuses a put that cannot end well, before any room is made for it.
+    pub(super) fn admit(&mut self, uid: u32, namespace: u64, key: &str, len: u64, now_ns: u64) -> Result<(), Stop> {
+        let limit = self.block_len_max(uid);
+        let tenant = self.known(uid);
+        tenant.namespaces.current(namespace)?;
+        if len > limit {
+            return Err(Refusal::TooLarge { len, limit }.into());
+        }
+        if tenant.pinned_bytes > tenant.pinned_limit_bytes {
+            tenant.look_at_pins();
+            if tenant.pinned_bytes > tenant.pinned_limit_bytes {
+                return Err(Refusal::Pinned {
+                    pinned: tenant.pinned_bytes,
+                    limit: tenant.pinned_limit_bytes,
+                }
+                .into());
+            }
+        }
+        let existing = tenant.find(namespace, key).map(|at| tenant.blocks.get(at));
+        let options = tenant.namespaces.current(namespace)?.options.clone();
+        let held = existing
+            .filter(|block| block.state == State::Published && (block.expiry_ns == 0 || now_ns < block.expiry_ns));
+        if let Some(block) = held.filter(|block| block.len != len && !options.overwrite) {
+            return Err(Refusal::Exists {
+                held: block.len,
+                offered: len,
+            }
+            .into());
+        }
+        let replaces = held.map_or(0, |block| block.len);
+        if let Some(quota) = options.quota_bytes {
+            let over = |tenant: &super::Tenant| {
+                let used = tenant.namespaces.get(namespace).map_or(0, |namespace| namespace.bytes);
+                (used.saturating_sub(replaces) + len > quota).then_some(used)
+            };
+            if let Some(used) = over(tenant) {
+                tenant.evict((used + len).saturating_sub(quota), Some(namespace));
+            }
+            if let Some(used) = over(tenant) {
+                let name = tenant.namespaces.current(namespace)?.name.clone();
+                return Err(Refusal::Quota {
+                    name,
+                    needed: len,
+                    used,
+                    quota,
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the room of a put back that will not be finished.
+    pub(crate) fn abandon(&mut self, reservation: &Reservation) {
+        let id = BlockId::new(reservation.segment, reservation.extent.offset_bytes);
+        // Never published, so no pin can name it: no scan.
+        self.known(reservation.uid)
+            .segments
+            .free(id, reservation.extent.len_bytes);
+        if reservation.sealed_ms.is_some() {
+            self.retire(reservation.uid, reservation.segment);
+            self.drop_retired();
+        }
+    }
+
+    /// Publishes a block whose payload is in place, unless its key holds something already.
+    pub(crate) fn commit(
+        &mut self,
+        reservation: Box<Reservation>,
+        checksums: &Checksums,
+        now_ns: u64,
+    ) -> Result<PutOutcome, CommitError> {
+        let outcome = self.settle(&reservation, checksums, now_ns);
+        match outcome {
+            Ok(outcome @ (PutOutcome::Stored | PutOutcome::Replaced)) => Ok(outcome),
+            Ok(outcome) => {
+                self.abandon(&reservation);
+                Ok(outcome)
+            }
+            Err(Stop::Refused(refusal)) => {
+                self.abandon(&reservation);
+                Err(CommitError::Refused(refusal))
+            }
+            Err(Stop::Need(need)) => Err(CommitError::Need(need, reservation)),
+        }
+    }
+
+    pub(super) fn settle(
+        &mut self,
+        reservation: &Reservation,
+        checksums: &Checksums,
+        now_ns: u64,
+    ) -> Result<PutOutcome, Stop> {
+        let Reservation {
+            uid,
+            namespace,
+            ref key,
+            len,
+            ..
+        } = *reservation;
+        let overwrite = self.known(uid).namespaces.current(namespace)?.options.overwrite;
+        let mut replaced = false;
+        match self.under(reservation, checksums, now_ns) {
+            Under::Nothing => {}
+            Under::Same(at) => {
+                if self.known(uid).blocks.get(at).state == State::Evicted {
+                    let generation = self.fresh_generation();
+                    if self.known(uid).republish(at, generation).is_err() {
+                        return Err(self.need_table(uid));
+                    }
+                    let hash = self.known(uid).hash(namespace, key);
+                    self.known(uid).wake(hash);
+                }
+                return Ok(PutOutcome::AlreadyHeld);
+            }
+            Under::Other(at) => {
+                let held = self.known(uid).blocks.get(at).len;
+                if !overwrite {
+                    return Err(Refusal::Exists { held, offered: len }.into());
+                }
+                replaced = true;
+            }
+        }
+        if self.known(uid).index.is_pressed() && !self.known(uid).index.is_growing() {
+            return Err(self.need_table(uid));
+        }
+        let generation = self.fresh_generation();
+        let created_ms = clock::wall_ms();
+        let tenant = self.known(uid);
+        let ttl_ms = tenant.namespaces.current(namespace)?.options.ttl_ms;
+        let block = Block {
+            hash: tenant.hash(namespace, key),
+            generation,
+            id: BlockId::new(reservation.segment, reservation.extent.offset_bytes),
+            extent_len: reservation.extent.len_bytes,
+            len,
+            namespace,
+            expiry_ns: ttl_ms.map_or(0, |ttl| now_ns.saturating_add(ttl.saturating_mul(1_000_000))),
+            checksum: checksums.summary(),
+            key_len: u16::try_from(key.len()).unwrap_or(u16::MAX),
+            state: State::Published,
+        };
+        if reservation.sealed_ms.is_none() {
+            write_block_ends(
+                &reservation.mapping,
+                reservation.extent.offset_bytes,
+                &block,
+                key,
+                checksums,
+                created_ms,
+            );
+        }
+        let hash = block.hash;
+        // The new block is published before the old one goes, so that a failure changes nothing and no reader finds
+        // neither. For that moment two entries have one hash; a reader takes either, whole.
+        let old = tenant.find(namespace, key);
+        if tenant.publish_new(block).is_err() {
+            return Err(self.need_table(uid));
+        }
+        if let Some(old) = old {
+            tenant.remove(old);
+        }
+        tenant.figures.puts += 1;
+        tenant.figures.put_bytes += len;
+        tenant.wake(hash);
+        Ok(if replaced {
+            PutOutcome::Replaced
+        } else {
+            PutOutcome::Stored
+        })
+    }
+
+    /// What lies under the key of a reservation, compared with its payload.
+    fn under(&mut self, reservation: &Reservation, checksums: &Checksums, now_ns: u64) -> Under {
+        let tenant = self.known(reservation.uid);
+        let Some(at) = tenant.find(reservation.namespace, &reservation.key) else {
+            return Under::Nothing;
+        };
+        let block = tenant.blocks.get(at);
+        if block.expiry_ns != 0 && now_ns >= block.expiry_ns {
+            tenant.remove(at);
+            return Under::Nothing;
+        }
+        let payload_at = reservation.extent.offset_bytes + reservation.shape().payload_offset;
+        let same = block.len == reservation.len
+            && block.checksum == checksums.summary()
+            && tenant.same_payload(block, &reservation.mapping, payload_at);
+        match (same, block.state) {
+            (true, _) => Under::Same(at),
+            (false, State::Published) => Under::Other(at),
+            // Evicted for room: the key is free again.
+            (false, _) => Under::Nothing,
+        }
+    }
+}
+
+/// Writes what lies before and behind the payload of a block that starts at `start`.
+pub(super) fn write_block_ends(
+    mapping: &Mapping,
+    start: u64,
+    block: &Block,
+    key: &str,
+    checksums: &Checksums,
+    created_ms: u64,
+) {
+    if checksums.chunks.len() > 1 {
+        mapping.copy_in(
+            to_usize(start + block.shape().checksums_offset),
+            &checksums.table_bytes(),
+        );
+    }
+    write_header(mapping, start, block, key, created_ms);
+}

@@ -1,0 +1,194 @@
+//! What the cache does besides answering: expiring, sweeping limbo, noticing what nobody maps any more, growing tables
+//! and populating segments ahead of need, and getting down to a lowered capacity.
+
+use larder_protocol::stat::{PinHolder, TenantStat};
+
+use super::Cache;
+use super::memory::Need;
+
+/// A segment that has been unused for this long goes back to the node, but for one of each tenant.
+const UNUSED_KEPT_NS: u64 = 10_000_000_000;
+
+/// What a pass of upkeep left to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Upkeep {
+    /// When the next block expires, in nanoseconds of the coarse monotonic clock.
+    pub(crate) next_expiry_ns: Option<u64>,
+    /// Something waits for a client to let go of it: look again soon, less and less often.
+    pub(crate) waits_for_clients: bool,
+    /// Memory to make now, already charged.
+    pub(crate) need: Option<Need>,
+}
+
+impl Cache {
+    /// One pass. `populate_all` asks for spares until the capacity is populated, else one is kept ahead.
+    pub(crate) fn upkeep(&mut self, now_ns: u64, populate_all: bool) -> Upkeep {
+        let platform = self.settings.material.platform;
+        let mut result = Upkeep::default();
+        let uids: Vec<u32> = self.tenants.keys().copied().collect();
+        for uid in uids {
+            let tenant = self.known(uid);
+            let next = tenant.expire(now_ns);
+            result.next_expiry_ns = [result.next_expiry_ns, next].into_iter().flatten().min();
+            tenant.sweep();
+            tenant.index.advance(&tenant.blocks);
+            let orphaned = tenant.pins.drop_orphans(&platform);
+            tenant.session_bytes -= orphaned;
+            let tables = tenant.index.drop_old(&platform, tenant.sessions == 0);
+            result.waits_for_clients |= tenant.limbo_len() > 0
+                || tenant.pins.orphans() > 0
+                || tenant.index.has_old()
+                || tenant.index.is_growing();
+            self.budget.refund(orphaned + tables);
+            result.waits_for_clients |= self.retire_long_unused(uid, now_ns);
+        }
+        self.drop_retired();
+        self.shrink_to_capacity();
+        result.waits_for_clients |= !self.retired.is_empty() || self.budget.excess_bytes() > 0;
+        result.need = self.need_ahead(populate_all);
+        result
+    }
+
+    /// Whether a pass is due now rather than at its time.
+    pub(crate) fn wants_upkeep(&mut self, uid: u32) -> bool {
+        let spare_wanted = self.spares.is_empty() && self.budget.free_for_segments() >= self.settings.segment_bytes;
+        let tenant = self.known(uid);
+        tenant.limbo_len() > 0
+            || (!tenant.awaits_table && tenant.index.wanted_capacity(super::TABLE_SMALLEST).is_some())
+            || spare_wanted
+    }
+
+    fn retire_long_unused(&mut self, uid: u32, now_ns: u64) -> bool {
+        let tenant = self.known(uid);
+        let unused = tenant.segments.unused();
+        let used: Vec<u32> = tenant
+            .segments
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| !unused.contains(id))
+            .collect();
+        for id in used {
+            if let Some(segment) = tenant.segments.get_mut(id) {
+                segment.unused_since_ns = None;
+            }
+        }
+        let mut waiting = 0;
+        let mut over = Vec::new();
+        for id in unused {
+            let Some(segment) = tenant.segments.get_mut(id) else {
+                continue;
+            };
+            let since = *segment.unused_since_ns.get_or_insert(now_ns);
+            if now_ns.saturating_sub(since) >= UNUSED_KEPT_NS || segment.immutable {
+                over.push(id);
+            } else {
+                waiting += 1;
+            }
+        }
+        // One standard segment stays, for the next put.
+        let kept = over
+            .iter()
+            .position(|id| tenant.segments.get(*id).is_some_and(|segment| !segment.dedicated));
+        if let Some(kept) = kept.filter(|_| waiting == 0) {
+            over.remove(kept);
+        }
+        over.into_iter().for_each(|id| self.retire(uid, id));
+        waiting > 0
+    }
+
+    fn need_ahead(&mut self, populate_all: bool) -> Option<Need> {
+        let uids: Vec<u32> = self.tenants.keys().copied().collect();
+        for uid in uids {
+            let tenant = self.known(uid);
+            if tenant.awaits_table {
+                continue;
+            }
+            if let Some(capacity) = tenant.index.wanted_capacity(super::TABLE_SMALLEST) {
+                let need = Need::Table { uid, capacity };
+                if self.make_budget(uid, need.bytes()) {
+                    self.known(uid).awaits_table = true;
+                    return Some(need);
+                }
+            }
+        }
+        let len = self.settings.segment_bytes;
+        if (populate_all || self.spares.is_empty()) && self.budget.charge_segment(len) {
+            return Some(Need::Spare { len });
+        }
+        None
+    }
+
+    /// Changes the node's capacity. What is over it goes as fast as readers let it.
+    pub(crate) fn resize(&mut self, capacity_bytes: u64) {
+        self.budget.set_capacity(capacity_bytes);
+        self.shrink_to_capacity();
+    }
+
+    /// Figures of a tenant.
+    pub(crate) fn tenant_stat(&mut self, uid: u32) -> TenantStat {
+        let quota_bytes = self.quota_of(uid);
+        let tenant = self.known(uid);
+        tenant.sweep();
+        tenant.look_at_pins();
+        let claimed = tenant.pins.claimed();
+        let (blocks, payload_bytes) = tenant
+            .namespaces
+            .iter()
+            .fold((0, 0), |(blocks, bytes), (_, namespace)| {
+                (blocks + namespace.blocks, bytes + namespace.bytes)
+            });
+        TenantStat {
+            uid,
+            quota_bytes,
+            segment_bytes: tenant.segments.bytes(),
+            segments: tenant.segments.len() as u64,
+            blocks,
+            payload_bytes,
+            index_capacity: tenant.index.capacity() as u64,
+            limbo_blocks: tenant.limbo_len() as u64,
+            pinned_bytes: tenant.pinned_bytes,
+            hits_mapped: claimed.hits,
+            hit_bytes: claimed.hit_bytes,
+            hits_asked: tenant.figures.hits_asked,
+            misses: tenant.figures.misses,
+            asked_absent: claimed.asked_absent,
+            asked_raced: claimed.asked_raced,
+            asked_unmapped: claimed.asked_unmapped,
+            asked_expired: claimed.asked_expired,
+            asked_no_slot: claimed.asked_no_slot,
+            puts: tenant.figures.puts,
+            put_bytes: tenant.figures.put_bytes,
+            evictions: tenant.figures.evictions,
+            expirations: tenant.figures.expirations,
+        }
+    }
+
+    /// (memory, retired, spare, index, orphans) of the node.
+    pub(crate) fn node_figures(&self) -> (u64, u64, u64, u64, u64) {
+        let len = |memfd: &larder_protocol::memory::Memfd| memfd.len() as u64;
+        (
+            self.budget.used_bytes(),
+            self.retired.iter().map(|retired| len(&retired.memfd)).sum(),
+            self.spares.iter().map(|spare| len(&spare.memfd)).sum(),
+            self.tenants.values().map(|tenant| tenant.index.bytes()).sum(),
+            self.tenants.values().map(|tenant| tenant.pins.orphans() as u64).sum(),
+        )
+    }
+
+    /// Who of a tenant pins how much.
+    pub(crate) fn pin_holders(&mut self, uid: u32) -> Vec<PinHolder> {
+        let tenant = self.known(uid);
+        let blocks = &tenant.blocks;
+        let bytes_of = |id| blocks.with_id(id).map_or(0, |at| blocks.get(at).len);
+        let holders = tenant.pins.holders(bytes_of).into_iter();
+        holders
+            .map(|holder| PinHolder {
+                pid: holder.pid,
+                uid,
+                orphan: holder.orphan,
+                slots: holder.slots,
+                bytes: holder.bytes,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,15 @@
+//! `larderd`, the agent: one a node, the only writer of the node's cached blocks.
+//!
+//! [`server::run`] takes a listener and a shutdown signal. Each connection becomes a session task (`session/`), which
+//! reads requests, asks the [`cache`](self) under one lock, and does the copying outside it. A keeper task does what
+//! nobody asked for: expiry, limbo, memory ahead of need. The cache is plain synchronous code that is told the time; tokio
+//! stands at the edges only. All shared memory and everything unsafe is `larder_protocol`'s.
+#![forbid(unsafe_code)]
+
+mod cache;
+pub mod config;
+mod keeper;
+pub mod server;
+mod session;
+
+pub use cache::{Material, Settings};

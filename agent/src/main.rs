@@ -1,0 +1,148 @@
+//! `larderd`: reads the configuration, binds the socket, serves until it is told to end.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use larder_agent::config::{Args, Config, HugePages, Machine, Numa, Populate};
+use larder_agent::server::{self, Limits, Listener};
+use larder_agent::{Material, Settings};
+use larder_protocol::memory::{Feature, Platform};
+use larder_protocol::{memory, process};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match start(args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("larderd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<ExitCode> {
+    let machine = Machine::detect()?;
+    let only_check = args.check_config;
+    let config = match Config::load(args, &|name| std::env::var_os(name), &machine) {
+        Ok(config) => config,
+        Err(error) => {
+            for problem in error.problems() {
+                eprintln!("larderd: {problem}");
+            }
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if only_check {
+        for (key, value, source) in config.describe() {
+            eprintln!("{key} = {value}  ({source})");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .with_context(|| format!("the log filter {:?} cannot be read", config.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    process::harden_agent().context("cannot prepare the process")?;
+    if !config.cpus.is_empty() {
+        process::keep_on_cpus(&config.cpus).context("cannot stay on the processors of --cpus")?;
+    }
+    let settings = settings(&config)?;
+    let limits = Limits {
+        sessions_per_uid: config.max_sessions_per_uid as usize,
+        populate_all: config.populate == Populate::All,
+    };
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let listener =
+            Listener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let shutdown = async move {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        };
+        server::run(listener, settings, limits, shutdown)
+            .await
+            .context("cannot go on serving")
+    })?;
+    // Tasks that still wait for a client or a kernel are not waited for: the region's memory is the kernel's to free.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let platform = Platform::detect(&switched_off()?).context("cannot make shared memory")?;
+    let missing = platform.missing();
+    if !missing.is_empty() {
+        warn!(
+            missing = missing.join(","),
+            "this kernel lacks features; docs/platforms.md says what stands in for each"
+        );
+    }
+    info!(?config, "configuration");
+    Ok(Settings {
+        capacity_bytes: config.capacity.bytes(),
+        segment_bytes: config.segment_size.bytes(),
+        tenant_quota_bytes: config.tenant_quota.bytes(),
+        tenants: config
+            .tenants
+            .iter()
+            .map(|t| (t.uid, t.quota.bytes(), t.guaranteed.bytes()))
+            .collect(),
+        pinned_bytes: config.pinned_quota.bytes(),
+        session_slots_max: config.max_slots_per_session as usize,
+        staging_bytes: config.staging.bytes(),
+        material: Material {
+            platform,
+            huge_pages: match config.huge_pages {
+                HugePages::Off => memory::HugePages::Off,
+                HugePages::Thp => memory::HugePages::Transparent,
+                HugePages::Hugetlb => memory::HugePages::Hugetlb,
+            },
+            numa: match config.numa {
+                Numa::None => None,
+                Numa::Interleave => Some((numa_mask(&Machine::detect()?.numa_nodes), true)),
+                Numa::Node(node) => Some((numa_mask(&[node]), false)),
+            },
+        },
+        seed: random()?,
+        instance: random()?,
+    })
+}
+
+fn numa_mask(nodes: &[usize]) -> u64 {
+    nodes
+        .iter()
+        .filter(|node| **node < 64)
+        .fold(0, |mask, node| mask | 1 << node)
+}
+
+fn random() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("the kernel gave no random bytes: {error}"))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Kernel features that a test wants to do without, from `LARDER_TEST_WITHOUT`.
+fn switched_off() -> anyhow::Result<Vec<Feature>> {
+    let Ok(names) = std::env::var("LARDER_TEST_WITHOUT") else {
+        return Ok(Vec::new());
+    };
+    let mut features = Vec::new();
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        let Some(feature) = Feature::from_name(name) else {
+            let known: Vec<&str> = Feature::ALL.iter().map(|(_, name)| *name).collect();
+            bail!("LARDER_TEST_WITHOUT names {name:?}; it knows {}", known.join(", "));
+        };
+        features.push(feature);
+    }
+    Ok(features)
+}

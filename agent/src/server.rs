@@ -1,0 +1,278 @@
+//! The agent as a server: its socket, and what all sessions share.
+
+use std::collections::HashMap;
+use std::fs::{self, Permissions};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use larder_protocol::life::Beacon;
+use larder_protocol::message::Refusal;
+use larder_protocol::socket::{self, Peer};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::cache::{Cache, Need, Settings, Stop, prepare};
+use crate::{keeper, session};
+
+/// What a server is told beyond the cache's settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions that one user may have.
+    pub sessions_per_uid: usize,
+    /// Whether to populate the whole capacity ahead, or one segment at a time.
+    pub populate_all: bool,
+}
+
+/// A socket that is ours to listen on, for as long as this value lives.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    path: PathBuf,
+    lock: Option<Flock<fs::File>>,
+}
+
+impl Listener {
+    /// Binds the socket at `path`.
+    ///
+    /// Its directory is made if it is not there, and refused if anybody but its owner may write it: whoever can write the
+    /// directory can put another socket in the agent's place. A lock file beside the socket tells a running agent from
+    /// the leftover of one that was killed.
+    pub fn bind(path: &Path) -> io::Result<Listener> {
+        let own_uid = nix::unistd::geteuid().as_raw();
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        if !directory.exists() {
+            fs::create_dir_all(directory)?;
+            // Others may pass through a system agent's directory, none through a user's own.
+            let mode = if own_uid == 0 { 0o755 } else { 0o700 };
+            fs::set_permissions(directory, Permissions::from_mode(mode))?;
+        }
+        let about = fs::metadata(directory)?;
+        let (owner, mode) = (about.uid(), about.mode() & 0o7777);
+        if (owner != own_uid && owner != 0) || mode & 0o022 != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "the socket directory {} belongs to user {owner} and has mode {mode:o}: others could put a socket of their own there; use a directory of this user's that nobody else can write (chmod 755)",
+                    directory.display()
+                ),
+            ));
+        }
+        let lock_path = lock_path(path);
+        let file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!(
+                    "another larderd serves {} ({} is locked: {errno}); stop it first or give --socket",
+                    path.display(),
+                    lock_path.display()
+                ),
+            )
+        })?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let fd = socket::listen_at(path)?;
+        // A system agent serves every user of the node and tells them apart by the kernel's word, not by this mode.
+        fs::set_permissions(path, Permissions::from_mode(if own_uid == 0 { 0o666 } else { 0o600 }))?;
+        Ok(Listener {
+            fd,
+            path: path.to_owned(),
+            lock: Some(lock),
+        })
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The socket first: once the lock is gone another agent may bind the path. The lock file goes while it is still
+        // locked, so nobody can hold a lock on a file that is not there any more and believe itself alone.
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(lock_path(&self.path));
+        self.lock.take();
+    }
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    cache: Mutex<Cache>,
+    sessions: Mutex<HashMap<u32, usize>>,
+    /// Tells the keeper that there is something to do.
+    pub(crate) keeper: Notify,
+    pub(crate) beacon: Beacon,
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) started: Instant,
+    pub(crate) own_uid: u32,
+}
+
+impl Agent {
+    /// The cache, locked. A panic while it was locked would leave it in an unknown state, so it ends the agent: clients
+    /// then find a new one, and what they have pinned stays readable.
+    pub(crate) fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(|_: PoisonError<_>| {
+            tracing::error!("a panic left the cache in an unknown state; ending");
+            std::process::abort()
+        })
+    }
+
+    /// Makes memory that the cache asked for, on a thread that may block, and gives it to the cache.
+    pub(crate) async fn supply(&self, need: Need) -> Result<(), Refusal> {
+        let material = self.settings.material;
+        let made = tokio::task::spawn_blocking(move || prepare(need, &material)).await;
+        match made.map_err(io::Error::other).flatten() {
+            Ok(prepared) => {
+                self.cache().supply(need, prepared);
+                self.keeper.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                warn!(%error, ?need, "shared memory could not be made");
+                self.cache().supply_failed(need);
+                Err(Refusal::Failed(format!(
+                    "{} bytes of shared memory could not be made: {error}",
+                    need.bytes()
+                )))
+            }
+        }
+    }
+
+    /// Tries something until it does not need memory any more.
+    pub(crate) async fn with_memory<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Cache) -> Result<T, Stop>,
+    ) -> Result<T, Refusal> {
+        // Others may take what was made for us, but somebody makes progress in each round.
+        for _ in 0..64 {
+            let outcome = attempt(&mut self.cache());
+            match outcome {
+                Ok(value) => return Ok(value),
+                Err(Stop::Refused(refusal)) => return Err(refusal),
+                Err(Stop::Need(need)) => self.supply(need).await?,
+            }
+        }
+        Err(Refusal::TooMany(
+            "others take memory faster than it can be made; try again".into(),
+        ))
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .sum()
+    }
+
+    fn admit(self: &Arc<Agent>, peer: Peer) -> Option<Seat> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sessions.entry(peer.uid).or_default();
+        if *count >= self.limits.sessions_per_uid {
+            return None;
+        }
+        *count += 1;
+        Some(Seat {
+            agent: Arc::clone(self),
+            uid: peer.uid,
+        })
+    }
+}
+
+/// A session's place among those that its user may have, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) agent: Arc<Agent>,
+    uid: u32,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut sessions = self.agent.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sessions.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                sessions.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// Serves `listener` until `shutdown` completes. Then the socket goes, sessions end, and with them all memory but what
+/// clients still have mapped.
+pub async fn run(
+    listener: Listener,
+    settings: Settings,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let beacon = Beacon::light(&settings.material.platform)?;
+    let agent = Arc::new(Agent {
+        cache: Mutex::new(Cache::new(settings.clone())),
+        sessions: Mutex::new(HashMap::new()),
+        keeper: Notify::new(),
+        beacon,
+        settings,
+        limits,
+        started: Instant::now(),
+        own_uid: nix::unistd::geteuid().as_raw(),
+    });
+    let (ending, ended) = watch::channel(false);
+    let keeper = tokio::spawn(keeper::run(Arc::clone(&agent)));
+    let accepting = session::watched(listener.fd.try_clone()?)?;
+    info!(socket = %listener.path.display(), capacity = agent.settings.capacity_bytes, "serving");
+    tokio::pin!(shutdown);
+    let mut next_session = 0;
+    loop {
+        let mut ready = tokio::select! {
+            () = &mut shutdown => break,
+            ready = accepting.readable() => ready?,
+        };
+        let Ok(accepted) = ready.try_io(|fd| socket::accept(fd.as_fd())) else {
+            continue;
+        };
+        let connection = match accepted {
+            Ok(connection) => connection,
+            Err(error) => {
+                // Out of descriptors, most likely. Connections wait in the backlog until some session ends.
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(peer) = socket::peer(&connection) else { continue };
+        next_session += 1;
+        match agent.admit(peer) {
+            Some(seat) => {
+                tokio::spawn(session::serve(seat, connection, peer, next_session, ended.clone()));
+            }
+            None => session::refuse(&connection, peer, agent.limits.sessions_per_uid),
+        }
+    }
+    info!("ending");
+    drop(accepting);
+    let _ = ending.send(true);
+    keeper.abort();
+    drop(listener);
+    Ok(())
+}

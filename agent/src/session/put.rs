@@ -1,0 +1,205 @@
+//! Puts: whole ones, vectors of them, those that arrive in chunks, and writers' commits.
+
+use std::sync::Arc;
+
+use larder_protocol::checksum::Chunked;
+use larder_protocol::message::{PutItem, PutOutcome, Refusal, Reply, Staged};
+
+use super::Session;
+use crate::cache::{Cache, CommitError, Reservation, Sealed};
+use crate::server::Agent;
+
+/// Puts in chunks that a session may have under way.
+pub(super) const PUTS_MAX: usize = 16;
+
+/// A put whose chunks are arriving.
+#[derive(Debug)]
+pub(super) struct OpenPut {
+    reservation: Box<Reservation>,
+    filled: u64,
+    checksums: Chunked,
+}
+
+impl OpenPut {
+    pub(super) fn abandon(self, cache: &mut Cache) {
+        cache.abandon(&self.reservation);
+    }
+}
+
+impl Session {
+    /// One put whose payload lies in staging whole.
+    pub(super) async fn put(&self, namespace: u64, item: &PutItem, now_ns: u64) -> Result<PutOutcome, Refusal> {
+        let staging = if item.staged.len == 0 {
+            None
+        } else {
+            Some(self.staged(item.staged)?)
+        };
+        let uid = self.peer.uid;
+        let len = item.staged.len;
+        let reservation = self
+            .agent()
+            .with_memory(|cache| cache.reserve(uid, namespace, &item.key, len, now_ns))
+            .await?;
+        let mut checksums = Chunked::default();
+        if let Some(staging) = staging {
+            reservation.fill(0, &staging, item.staged.offset, len, &mut checksums);
+        }
+        commit(self.agent(), Box::new(reservation), checksums, now_ns).await
+    }
+
+    /// Begins a put in chunks.
+    pub(super) async fn put_begin(
+        &mut self,
+        id: u64,
+        namespace: u64,
+        key: &str,
+        len: u64,
+        now_ns: u64,
+    ) -> Result<(), Refusal> {
+        if self.puts.len() >= PUTS_MAX || self.puts.contains_key(&id) {
+            return Err(Refusal::TooMany(format!(
+                "{PUTS_MAX} puts are under way in this session; end some first"
+            )));
+        }
+        let uid = self.peer.uid;
+        let reservation = self
+            .agent()
+            .with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns))
+            .await?;
+        self.puts.insert(
+            id,
+            OpenPut {
+                reservation: Box::new(reservation),
+                filled: 0,
+                checksums: Chunked::default(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Takes the next chunk.
+    pub(super) fn put_chunk(&mut self, put: u64, staged: Staged) -> Result<Reply, Refusal> {
+        let staging = self.staged(staged)?;
+        let Some(open) = self.puts.get_mut(&put) else {
+            return Err(Refusal::Invalid(format!("no put {put} is under way")));
+        };
+        if staged.len > open.reservation.len() - open.filled {
+            return Err(Refusal::Invalid(format!(
+                "put {put} has {} bytes left, a chunk of {} is too much",
+                open.reservation.len() - open.filled,
+                staged.len
+            )));
+        }
+        open.reservation
+            .fill(open.filled, &staging, staged.offset, staged.len, &mut open.checksums);
+        open.filled += staged.len;
+        Ok(Reply::Done)
+    }
+
+    /// Publishes a put whose chunks have all arrived.
+    pub(super) async fn put_end(&mut self, put: u64, now_ns: u64) -> Result<PutOutcome, Refusal> {
+        let Some(open) = self.puts.remove(&put) else {
+            return Err(Refusal::Invalid(format!("no put {put} is under way")));
+        };
+        let agent = Arc::clone(self.agent());
+        if open.filled != open.reservation.len() {
+            let (filled, len) = (open.filled, open.reservation.len());
+            open.abandon(&mut agent.cache());
+            return Err(Refusal::Invalid(format!(
+                "put {put} ended after {filled} of {len} bytes"
+            )));
+        }
+        commit(&agent, open.reservation, open.checksums, now_ns).await
+    }
+
+    /// Gives up a put or a writer.
+    pub(super) fn give_up(&mut self, put: u64) {
+        let agent = Arc::clone(self.agent());
+        if let Some(open) = self.puts.remove(&put) {
+            open.abandon(&mut agent.cache());
+        } else if let Some(writer) = self.writers.remove(&put) {
+            agent.cache().end_writer(self.peer.uid, writer.bytes());
+        }
+    }
+
+    /// Publishes what a writer's memory holds.
+    pub(super) async fn commit_writer(&mut self, writer: u64, now_ns: u64) -> Result<PutOutcome, Refusal> {
+        let Some(mut memory) = self.writers.remove(&writer) else {
+            return Err(Refusal::Invalid(format!("no writer {writer} is open")));
+        };
+        let agent = Arc::clone(self.agent());
+        let (uid, platform, bytes) = (self.peer.uid, agent.settings.material.platform, memory.bytes());
+        // Two passes over the payload, so not on a thread that others wait for.
+        let sealed = tokio::task::spawn_blocking(move || {
+            let sealed = memory.seal(&platform);
+            (memory, sealed)
+        });
+        let (memory, sealed) = sealed.await.map_err(|error| Refusal::Failed(error.to_string()))?;
+        let outcome = match sealed {
+            Ok(Sealed::Whole {
+                mapping,
+                checksums,
+                created_ms,
+            }) => {
+                let committed = agent
+                    .cache()
+                    .commit_writer(memory, mapping, &checksums, created_ms, now_ns);
+                return retry_commit(&agent, committed, &checksums, now_ns).await;
+            }
+            Ok(Sealed::StillWritable { mapping }) => {
+                // A fork of the client, say, has it mapped: then what is there now is copied.
+                let (namespace, key, len) = memory.target();
+                let reserved = agent
+                    .with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns))
+                    .await;
+                match reserved {
+                    Ok(reservation) => {
+                        let mut checksums = Chunked::default();
+                        reservation.fill(0, &mapping, memory.shape().payload_offset, len, &mut checksums);
+                        commit(&agent, Box::new(reservation), checksums, now_ns).await
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Ok(Sealed::Changed) => Err(Refusal::Invalid(
+                "the payload was changed while it was being committed".into(),
+            )),
+            Err(error) => Err(super::lend::failed(error)),
+        };
+        drop(memory);
+        agent.cache().end_writer(uid, bytes);
+        outcome
+    }
+}
+
+async fn commit(
+    agent: &Agent,
+    reservation: Box<Reservation>,
+    checksums: Chunked,
+    now_ns: u64,
+) -> Result<PutOutcome, Refusal> {
+    let checksums = checksums.finish();
+    let committed = agent.cache().commit(reservation, &checksums, now_ns);
+    retry_commit(agent, committed, &checksums, now_ns).await
+}
+
+async fn retry_commit(
+    agent: &Agent,
+    mut committed: Result<PutOutcome, CommitError>,
+    checksums: &larder_protocol::checksum::Checksums,
+    now_ns: u64,
+) -> Result<PutOutcome, Refusal> {
+    loop {
+        match committed {
+            Ok(outcome) => return Ok(outcome),
+            Err(CommitError::Refused(refusal)) => return Err(refusal),
+            Err(CommitError::Need(need, reservation)) => {
+                if let Err(refusal) = agent.supply(need).await {
+                    agent.cache().abandon(&reservation);
+                    return Err(refusal);
+                }
+                committed = agent.cache().commit(reservation, checksums, now_ns);
+            }
+        }
+    }
+}
