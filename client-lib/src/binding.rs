@@ -1,0 +1,125 @@
+//! A namespace's name, bound to the session and the incarnation in which it is read at present.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use larder_protocol::message::{Refusal, Reply, Request};
+use larder_protocol::namespace::NamespaceOptions;
+
+use crate::Error;
+use crate::deadline::Deadline;
+use crate::fault::Fault;
+use crate::link::Link;
+use crate::session::{ROUNDS, Session};
+
+/// A namespace by name, with what the name stands for now.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    link: Arc<Link>,
+    name: String,
+    /// Given when the namespace was made, and again when a new agent has to make it anew.
+    options: Option<NamespaceOptions>,
+    was_open: AtomicBool,
+    bound: ArcSwap<Bound>,
+}
+
+/// What a name stands for: valid as a pair only, since another session may be with another agent.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// `None` while there is no agent.
+    pub(crate) session: Option<Arc<Session>>,
+    /// 0, which no namespace has, until the agent has told it.
+    pub(crate) incarnation: u64,
+}
+
+/// What is bound, with its session, which was not over a moment ago.
+pub(crate) type Live = (Arc<Bound>, Arc<Session>);
+
+impl Binding {
+    /// A name that is followed from session to session. Not opened yet.
+    pub(crate) fn new(link: &Arc<Link>, name: &str, options: Option<NamespaceOptions>) -> Arc<Binding> {
+        let bound = Bound { session: None, incarnation: 0 };
+        let binding = Arc::new(Binding {
+            link: Arc::clone(link),
+            name: name.to_owned(),
+            options,
+            was_open: AtomicBool::new(false),
+            bound: ArcSwap::from_pointee(bound),
+        });
+        link.register(&binding);
+        binding
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is bound now, for a hit: nothing that another thread reads is written.
+    #[inline]
+    pub(crate) fn peek(&self) -> Guard<Arc<Bound>> {
+        self.bound.load()
+    }
+
+    /// Another session begins; the agent has yet to tell the incarnation.
+    pub(crate) fn rebind(&self, session: Option<&Arc<Session>>) {
+        self.bound.store(Arc::new(Bound { session: session.cloned(), incarnation: 0 }));
+    }
+
+    /// The namespace got another incarnation, or none (0). Does nothing when `from` is no longer what is bound.
+    pub(crate) fn adopt(&self, from: &Arc<Bound>, incarnation: u64) {
+        let bound = Arc::new(Bound { session: from.session.clone(), incarnation });
+        self.bound.compare_and_swap(from, bound);
+    }
+
+    /// A live session with the namespace's incarnation, made and asked for if need be. `None` when there is no agent and
+    /// the client goes on without.
+    pub(crate) fn bind(&self, deadline: Deadline) -> Result<Option<Live>, Error> {
+        for _ in 0..ROUNDS {
+            let bound = self.bound.load_full();
+            let Some(session) = self.link.session(deadline)? else { return Ok(None) };
+            let same = bound.session.as_ref().is_some_and(|bound| Arc::ptr_eq(bound, &session));
+            if same && bound.incarnation != 0 {
+                return Ok(Some((bound, session)));
+            }
+            match self.open(&session, deadline) {
+                Ok(incarnation) => {
+                    let opened = Arc::new(Bound { session: Some(Arc::clone(&session)), incarnation });
+                    self.bound.compare_and_swap(&bound, Arc::clone(&opened));
+                    // The thread that installed another session meanwhile may have rebound this handle before the line
+                    // above: then it must not hold on to the old one.
+                    if !self.link.is_current(&session) {
+                        self.bound.compare_and_swap(&opened, Arc::new(Bound { session: None, incarnation: 0 }));
+                    }
+                }
+                Err(Fault::Lost) => {}
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    fn open(&self, session: &Session, deadline: Deadline) -> Result<u64, Fault> {
+        let open = |options| {
+            let name = self.name.clone();
+            session.channel().call(Request::OpenNamespace { name, options }, deadline)
+        };
+        let response = match open(self.options.clone()) {
+            // It is there and its options were changed since this handle was made: they are not ours to judge.
+            Err(Fault::Refused(Refusal::Invalid(_))) if self.was_open.load(Ordering::Relaxed) => open(None)?,
+            other => other?,
+        };
+        match response.reply {
+            Reply::Namespace(info) => {
+                // Relaxed: a thread that does not see it yet gets the agent's refusal as if it opened first.
+                self.was_open.store(true, Ordering::Relaxed);
+                Ok(info.namespace)
+            }
+            other => Err(Fault::unexpected(&other)),
+        }
+    }
+}
