@@ -24,9 +24,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
                 continue;
             }
         }
-        let until_expiry = upkeep
-            .next_expiry_ns
-            .map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+        let until_expiry = upkeep.next_expiry_ns.map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
         let until_look = upkeep.waits_for_clients.then_some(wait);
         let sleep = [until_expiry, until_look].into_iter().flatten().min();
         let woken = match sleep {
@@ -34,9 +32,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
                 agent.keeper.notified().await;
                 true
             }
-            Some(time) => tokio::time::timeout(time.max(PASS_GAP), agent.keeper.notified())
-                .await
-                .is_ok(),
+            Some(time) => tokio::time::timeout(time.max(PASS_GAP), agent.keeper.notified()).await.is_ok(),
         };
         wait = if woken { WAIT_FIRST } else { (wait * 2).min(WAIT_MOST) };
         if woken {

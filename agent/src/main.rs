@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use larder_agent::config::{Args, Config, HugePages, Machine, Numa, Populate};
+use larder_agent::config::{Args, Config, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate};
 use larder_agent::server::{self, Limits, Listener};
 use larder_agent::{Material, Settings};
 use larder_protocol::memory::{Feature, Platform};
 use larder_protocol::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 fn main() -> ExitCode {
@@ -27,7 +28,9 @@ fn main() -> ExitCode {
 fn start(args: Args) -> anyhow::Result<ExitCode> {
     let machine = Machine::detect()?;
     let only_check = args.check_config;
-    let config = match Config::load(args, &|name| std::env::var_os(name), &machine) {
+    let load = move || Config::load(args.clone(), &|name| std::env::var_os(name), &machine);
+    let capacity_max_bytes = capacity_max(&Machine::detect()?);
+    let config = match load() {
         Ok(config) => config,
         Err(error) => {
             for problem in error.problems() {
@@ -44,24 +47,20 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     }
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
         .with_context(|| format!("the log filter {:?} cannot be read", config.log))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     process::harden_agent().context("cannot prepare the process")?;
     if !config.cpus.is_empty() {
         process::keep_on_cpus(&config.cpus).context("cannot stay on the processors of --cpus")?;
     }
     let settings = settings(&config)?;
     let limits = Limits {
+        capacity_max_bytes,
         sessions_per_uid: config.max_sessions_per_uid as usize,
+        spin: config.spin,
         populate_all: config.populate == Populate::All,
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
         let listener =
             Listener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
@@ -69,9 +68,18 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         let shutdown = async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         };
-        server::run(listener, settings, limits, shutdown)
-            .await
-            .context("cannot go on serving")
+        let (send_capacity, capacities) = mpsc::channel(1);
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                match load() {
+                    // Everything else needs a new agent.
+                    Ok(config) => drop(send_capacity.send(config.capacity.bytes()).await),
+                    Err(error) => warn!(%error, "the configuration is wrong; the old one stays"),
+                }
+            }
+        });
+        server::run(listener, settings, limits, capacities, shutdown).await.context("cannot go on serving")
     })?;
     // Tasks that still wait for a client or a kernel are not waited for: the region's memory is the kernel's to free.
     runtime.shutdown_background();
@@ -92,11 +100,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
         capacity_bytes: config.capacity.bytes(),
         segment_bytes: config.segment_size.bytes(),
         tenant_quota_bytes: config.tenant_quota.bytes(),
-        tenants: config
-            .tenants
-            .iter()
-            .map(|t| (t.uid, t.quota.bytes(), t.guaranteed.bytes()))
-            .collect(),
+        tenants: config.tenants.iter().map(|t| (t.uid, t.quota.bytes(), t.guaranteed.bytes())).collect(),
         pinned_bytes: config.pinned_quota.bytes(),
         session_slots_max: config.max_slots_per_session as usize,
         staging_bytes: config.staging.bytes(),
@@ -113,16 +117,16 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
                 Numa::Node(node) => Some((numa_mask(&[node]), false)),
             },
         },
-        seed: random()?,
         instance: random()?,
     })
 }
 
 fn numa_mask(nodes: &[usize]) -> u64 {
-    nodes
-        .iter()
-        .filter(|node| **node < 64)
-        .fold(0, |mask, node| mask | 1 << node)
+    nodes.iter().filter(|node| **node < 64).fold(0, |mask, node| mask | 1 << node)
+}
+
+fn capacity_max(machine: &Machine) -> u64 {
+    machine.mem_total_bytes.saturating_sub(MEMORY_LEFT_TO_SYSTEM.bytes())
 }
 
 fn random() -> anyhow::Result<u64> {

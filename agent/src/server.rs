@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use larder_protocol::life::Beacon;
 use larder_protocol::message::Refusal;
 use larder_protocol::socket::{self, Peer};
 use nix::fcntl::{Flock, FlockArg};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Need, Settings, Stop, prepare};
@@ -25,6 +25,10 @@ use crate::{keeper, session};
 pub struct Limits {
     /// Sessions that one user may have.
     pub sessions_per_uid: usize,
+    /// Most that the capacity may be raised to.
+    pub capacity_max_bytes: u64,
+    /// Whether sessions may look for requests in shared memory instead of sleeping at once.
+    pub spin: bool,
     /// Whether to populate the whole capacity ahead, or one segment at a time.
     pub populate_all: bool,
 }
@@ -45,10 +49,7 @@ impl Listener {
     /// the leftover of one that was killed.
     pub fn bind(path: &Path) -> io::Result<Listener> {
         let own_uid = nix::unistd::geteuid().as_raw();
-        let directory = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !directory.exists() {
             fs::create_dir_all(directory)?;
             // Others may pass through a system agent's directory, none through a user's own.
@@ -66,12 +67,31 @@ impl Listener {
                 ),
             ));
         }
-        let lock_path = lock_path(path);
-        let file = fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)?;
+        let lock = take_lock(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let fd = socket::listen_at(path)?;
+        // Whom the directory lets pass may connect. The agent tells users apart by the kernel's word, not by a mode.
+        let open_to_all = mode & 0o001 != 0;
+        fs::set_permissions(path, Permissions::from_mode(if open_to_all { 0o666 } else { 0o600 }))?;
+        Ok(Listener { fd, path: path.to_owned(), lock: Some(lock) })
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Locks the file beside the socket, which says that an agent serves it.
+fn take_lock(path: &Path) -> io::Result<Flock<fs::File>> {
+    let lock_path = lock_path(path);
+    loop {
+        // Nobody else may open it, or any user could hold the lock.
+        let file = fs::File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path)?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
             io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -82,25 +102,11 @@ impl Listener {
                 ),
             )
         })?;
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        // An agent that was just ending may have removed the file between our opening and our locking it.
+        if fs::metadata(&lock_path).is_ok_and(|now| lock.metadata().is_ok_and(|ours| ours.ino() == now.ino())) {
+            return Ok(lock);
         }
-        let fd = socket::listen_at(path)?;
-        // A system agent serves every user of the node and tells them apart by the kernel's word, not by this mode.
-        fs::set_permissions(path, Permissions::from_mode(if own_uid == 0 { 0o666 } else { 0o600 }))?;
-        Ok(Listener {
-            fd,
-            path: path.to_owned(),
-            lock: Some(lock),
-        })
     }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    PathBuf::from(name)
 }
 
 impl Drop for Listener {
@@ -138,29 +144,27 @@ impl Agent {
     }
 
     /// Makes memory that the cache asked for, on a thread that may block, and gives it to the cache.
-    pub(crate) async fn supply(&self, need: Need) -> Result<(), Refusal> {
-        let material = self.settings.material;
-        let made = tokio::task::spawn_blocking(move || prepare(need, &material)).await;
-        match made.map_err(io::Error::other).flatten() {
+    pub(crate) async fn supply(self: &Arc<Agent>, need: Need) -> Result<(), Refusal> {
+        let agent = Arc::clone(self);
+        // All of it runs there, so that a request that is given up meanwhile leaves the account right.
+        let made = tokio::task::spawn_blocking(move || match prepare(need, &agent.settings.material) {
             Ok(prepared) => {
-                self.cache().supply(need, prepared);
-                self.keeper.notify_one();
+                agent.cache().supply(need, prepared);
+                agent.keeper.notify_one();
                 Ok(())
             }
             Err(error) => {
                 warn!(%error, ?need, "shared memory could not be made");
-                self.cache().supply_failed(need);
-                Err(Refusal::Failed(format!(
-                    "{} bytes of shared memory could not be made: {error}",
-                    need.bytes()
-                )))
+                agent.cache().supply_failed(need);
+                Err(Refusal::Failed(format!("{} bytes of shared memory could not be made: {error}", need.bytes())))
             }
-        }
+        });
+        made.await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string())))
     }
 
     /// Tries something until it does not need memory any more.
     pub(crate) async fn with_memory<T>(
-        &self,
+        self: &Arc<Agent>,
         mut attempt: impl FnMut(&mut Cache) -> Result<T, Stop>,
     ) -> Result<T, Refusal> {
         // Others may take what was made for us, but somebody makes progress in each round.
@@ -172,17 +176,11 @@ impl Agent {
                 Err(Stop::Need(need)) => self.supply(need).await?,
             }
         }
-        Err(Refusal::TooMany(
-            "others take memory faster than it can be made; try again".into(),
-        ))
+        Err(Refusal::TooMany("others take memory faster than it can be made; try again".into()))
     }
 
     pub(crate) fn session_count(&self) -> usize {
-        self.sessions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .sum()
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 
     fn admit(self: &Arc<Agent>, peer: Peer) -> Option<Seat> {
@@ -192,10 +190,7 @@ impl Agent {
             return None;
         }
         *count += 1;
-        Some(Seat {
-            agent: Arc::clone(self),
-            uid: peer.uid,
-        })
+        Some(Seat { agent: Arc::clone(self), uid: peer.uid })
     }
 }
 
@@ -218,15 +213,19 @@ impl Drop for Seat {
     }
 }
 
-/// Serves `listener` until `shutdown` completes. Then the socket goes, sessions end, and with them all memory but what
+/// Serves `listener` until `shutdown` completes; takes the capacities that come meanwhile. Then the socket goes, sessions end, and with them all memory but what
 /// clients still have mapped.
 pub async fn run(
     listener: Listener,
     settings: Settings,
     limits: Limits,
+    mut capacities: mpsc::Receiver<u64>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let beacon = Beacon::light(&settings.material.platform)?;
+    if !beacon.is_watched() {
+        warn!("no robust futex: clients learn of this agent's death at their next message only");
+    }
     let agent = Arc::new(Agent {
         cache: Mutex::new(Cache::new(settings.clone())),
         sessions: Mutex::new(HashMap::new()),
@@ -246,6 +245,12 @@ pub async fn run(
     loop {
         let mut ready = tokio::select! {
             () = &mut shutdown => break,
+            Some(capacity) = capacities.recv() => {
+                info!(capacity, "resized");
+                agent.cache().resize(capacity);
+                agent.keeper.notify_one();
+                continue;
+            }
             ready = accepting.readable() => ready?,
         };
         let Ok(accepted) = ready.try_io(|fd| socket::accept(fd.as_fd())) else {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::{ArcSwap, Guard};
 use larder_protocol::message::{Refusal, Reply, Request};
 use larder_protocol::namespace::NamespaceOptions;
+use larder_protocol::shelf::{Present, Shelf};
 
 use crate::Error;
 use crate::deadline::Deadline;
@@ -21,7 +21,7 @@ pub(crate) struct Binding {
     /// Given when the namespace was made, and again when a new agent has to make it anew.
     options: Option<NamespaceOptions>,
     was_open: AtomicBool,
-    bound: ArcSwap<Bound>,
+    bound: Shelf<Bound>,
 }
 
 /// What a name stands for: valid as a pair only, since another session may be with another agent.
@@ -45,7 +45,7 @@ impl Binding {
             name: name.to_owned(),
             options,
             was_open: AtomicBool::new(false),
-            bound: ArcSwap::from_pointee(bound),
+            bound: Shelf::new(Arc::new(bound)),
         });
         link.register(&binding);
         binding
@@ -59,10 +59,10 @@ impl Binding {
         &self.name
     }
 
-    /// What is bound now, for a hit: nothing that another thread reads is written.
-    #[inline]
-    pub(crate) fn peek(&self) -> Guard<Arc<Bound>> {
-        self.bound.load()
+    /// Looks at what is bound now, for a hit: nothing that another thread reads is written.
+    #[inline(always)]
+    pub(crate) fn look<R>(&self, work: impl FnOnce(Present<'_, Bound>) -> R) -> R {
+        self.bound.with(work)
     }
 
     /// Another session begins; the agent has yet to tell the incarnation.
@@ -73,15 +73,17 @@ impl Binding {
     /// The namespace got another incarnation, or none (0). Does nothing when `from` is no longer what is bound.
     pub(crate) fn adopt(&self, from: &Arc<Bound>, incarnation: u64) {
         let bound = Arc::new(Bound { session: from.session.clone(), incarnation });
-        self.bound.compare_and_swap(from, bound);
+        self.bound.replace_if(from, bound);
     }
 
     /// A live session with the namespace's incarnation, made and asked for if need be. `None` when there is no agent and
     /// the client goes on without.
     pub(crate) fn bind(&self, deadline: Deadline) -> Result<Option<Live>, Error> {
         for _ in 0..ROUNDS {
-            let bound = self.bound.load_full();
-            let Some(session) = self.link.session(deadline)? else { return Ok(None) };
+            let Some(session) = self.link.session(deadline)? else {
+                return Ok(None);
+            };
+            let bound = self.bound.load();
             let same = bound.session.as_ref().is_some_and(|bound| Arc::ptr_eq(bound, &session));
             if same && bound.incarnation != 0 {
                 return Ok(Some((bound, session)));
@@ -89,11 +91,11 @@ impl Binding {
             match self.open(&session, deadline) {
                 Ok(incarnation) => {
                     let opened = Arc::new(Bound { session: Some(Arc::clone(&session)), incarnation });
-                    self.bound.compare_and_swap(&bound, Arc::clone(&opened));
+                    self.bound.replace_if(&bound, Arc::clone(&opened));
                     // The thread that installed another session meanwhile may have rebound this handle before the line
                     // above: then it must not hold on to the old one.
                     if !self.link.is_current(&session) {
-                        self.bound.compare_and_swap(&opened, Arc::new(Bound { session: None, incarnation: 0 }));
+                        self.bound.replace_if(&opened, Arc::new(Bound { session: None, incarnation: 0 }));
                     }
                 }
                 Err(Fault::Lost) => {}

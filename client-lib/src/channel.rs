@@ -12,7 +12,6 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
@@ -37,8 +36,8 @@ pub(crate) struct Response {
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: OwnedFd,
-    born: u64,
-    process: u32,
+    /// The process that made the channel.
+    process: u64,
     numbers: AtomicU64,
     state: Mutex<State>,
     /// Whether `state.over` is set, for those who only want to know that.
@@ -130,8 +129,7 @@ impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Channel {
         Channel {
             socket,
-            born: fork::generation(),
-            process: process::id(),
+            process: fork::process(),
             numbers: AtomicU64::new(1),
             state: Mutex::default(),
             over: AtomicBool::new(false),
@@ -141,7 +139,7 @@ impl Channel {
 
     /// Whether this process is a child of the one that made the channel: it must leave the socket alone.
     pub(crate) fn is_inherited(&self) -> bool {
-        fork::is_frozen(self.born) && process::id() != self.process
+        fork::process() != self.process
     }
 
     /// Whether nothing goes through any more.
@@ -306,7 +304,8 @@ impl Channel {
                 Ok((0, _)) => return Err(Unread::Over(Over::Ended)),
                 Ok((len, descriptors)) => {
                     if !descriptors.is_empty() {
-                        let received = Envelope { id: 0, timeout_ms: NO_TIMEOUT, request: Request::Received { count: 1 } };
+                        let received =
+                            Envelope { id: 0, timeout_ms: NO_TIMEOUT, request: Request::Received { count: 1 } };
                         let _ = self.send(&received);
                     }
                     return match message::decode_reply(&buffer[..len]) {
@@ -315,7 +314,9 @@ impl Channel {
                             Err(Unread::Over(Over::Failed(refusal.into())))
                         }
                         Ok(answer) => Ok((answer, descriptors)),
-                        Err(error) => Err(Unread::Over(Over::broken(format!("a reply of the agent is broken: {error}")))),
+                        Err(error) => {
+                            Err(Unread::Over(Over::broken(format!("a reply of the agent is broken: {error}"))))
+                        }
                     };
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -409,3 +410,6 @@ impl Drop for Ticket<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -203,7 +203,9 @@ impl Client {
     fn ask<T>(&self, request: &Request, read: impl Fn(Reply) -> Result<T, Reply>) -> Result<T, Error> {
         let deadline = self.deadline()?;
         for _ in 0..ROUNDS {
-            let Some(session) = self.link.session(deadline)? else { return Err(self.link.no_agent()) };
+            let Some(session) = self.link.session(deadline)? else {
+                return Err(self.link.no_agent());
+            };
             match session.channel().call(request.clone(), deadline) {
                 Ok(response) => return read(response.reply).map_err(|other| Fault::unexpected(&other).into()),
                 Err(Fault::Lost) => {}

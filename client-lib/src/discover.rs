@@ -96,7 +96,11 @@ mod tests {
     use super::*;
 
     fn discovery(socket: &Path) -> Discovery {
-        Discovery { named: Some(socket.to_owned()), own_uid: fs::metadata("/proc/self").unwrap().uid(), agent_uid: None }
+        Discovery {
+            named: Some(socket.to_owned()),
+            own_uid: fs::metadata("/proc/self").unwrap().uid(),
+            agent_uid: None,
+        }
     }
 
     #[test]
@@ -116,15 +120,25 @@ mod tests {
     fn a_directory_of_a_stranger_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("larder.sock");
-        let mut stranger = discovery(&socket);
-        if stranger.own_uid == 0 {
-            println!("SKIPPED: root trusts the directories of root");
-            return;
+        let mut here = discovery(&socket);
+        // Root gives the directory away; anybody else looks at it as another user would.
+        let owner = if here.own_uid == 0 { 12_345 } else { here.own_uid };
+        if here.own_uid == 0 {
+            std::os::unix::fs::chown(directory.path(), Some(owner), None).unwrap();
+        } else {
+            here.own_uid += 1;
         }
-        stranger.own_uid += 1;
-        assert!(matches!(stranger.connect(&socket), Err(Error::UnsafeDirectory { .. })));
-        stranger.agent_uid = Some(stranger.own_uid - 1);
-        assert!(matches!(stranger.connect(&socket), Err(Error::NoAgent { .. })));
+        let error = here.connect(&socket).unwrap_err();
+        assert!(matches!(&error, Error::UnsafeDirectory { reason, .. } if reason.contains(&owner.to_string())));
+        here.agent_uid = Some(owner);
+        assert!(matches!(here.connect(&socket), Err(Error::NoAgent { .. })));
+    }
+
+    #[test]
+    fn root_oneself_and_the_named_user_are_trusted() {
+        let here = Discovery { named: None, own_uid: 1000, agent_uid: Some(990) };
+        assert_eq!([0, 1000, 990, 991].map(|uid| here.trusts(uid)), [true, true, true, false]);
+        assert!(!Discovery { agent_uid: None, ..here }.trusts(990));
     }
 
     #[test]

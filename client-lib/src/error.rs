@@ -75,7 +75,9 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// This process holds as many blocks as it may.
-    #[error("this process holds {in_use} of {total} block slots and the agent gives no more ({message}); drop blocks that are not needed any more, `larder pins` lists the holders")]
+    #[error(
+        "this process holds {in_use} of {total} block slots and the agent gives no more ({message}); drop blocks that are not needed any more, `larder pins` lists the holders"
+    )]
     Pins {
         /// Slots in use.
         in_use: usize,

@@ -47,11 +47,15 @@ mod client;
 mod deadline;
 mod discover;
 mod error;
+#[cfg(test)]
+mod fake_agent;
 mod fault;
 mod link;
 mod namespace;
 mod put;
 mod session;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod vector;
 mod writer;

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use larder_protocol::fork;
+use larder_protocol::shelf::Shelf;
 
 use crate::binding::Binding;
 use crate::deadline::Deadline;
@@ -28,10 +28,10 @@ pub(crate) struct Link {
     on_absent: OnAbsent,
     /// Where an agent was found once: another is looked for only there.
     found: OnceLock<PathBuf>,
-    current: ArcSwapOption<Session>,
+    current: Shelf<Option<Arc<Session>>>,
     /// The handles that hold the current session too, so that none of them keeps an old one mapped.
-    bindings: ArcSwap<Vec<Weak<Binding>>>,
-    gate: ArcSwap<Gate>,
+    bindings: Shelf<Vec<Weak<Binding>>>,
+    gate: Shelf<Gate>,
 }
 
 /// Lets one thread at a time make a session.
@@ -65,9 +65,9 @@ impl Link {
             discovery,
             on_absent,
             found: OnceLock::new(),
-            current: ArcSwapOption::empty(),
-            bindings: ArcSwap::default(),
-            gate: ArcSwap::from_pointee(Gate::new()),
+            current: Shelf::new(Arc::new(None)),
+            bindings: Shelf::new(Arc::default()),
+            gate: Shelf::new(Arc::new(Gate::new())),
         })
     }
 
@@ -94,12 +94,13 @@ impl Link {
     }
 
     fn live(&self) -> Option<Arc<Session>> {
-        self.current.load_full().filter(|session| !session.is_over())
+        let current = self.current.with(|current| (*current).clone());
+        current.filter(|session| !session.is_over())
     }
 
     /// Whether `session` is the current one.
     pub(crate) fn is_current(&self, session: &Arc<Session>) -> bool {
-        self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, session))
+        self.current.with(|current| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)))
     }
 
     fn renew(&self, deadline: Deadline) -> Result<Option<Arc<Session>>, Error> {
@@ -134,7 +135,7 @@ impl Link {
 
     /// Makes `session` the current one everywhere, so that the one before goes as soon as its last call has ended.
     fn install(&self, session: Option<&Arc<Session>>) {
-        self.current.store(session.cloned());
+        self.current.store(Arc::new(session.cloned()));
         for binding in self.bindings.load().iter().filter_map(Weak::upgrade) {
             binding.rebind(session);
         }
@@ -142,20 +143,23 @@ impl Link {
 
     /// The gate of this generation: that of an older one may be shut for ever.
     fn gate(&self) -> Arc<Gate> {
-        let gate = self.gate.load_full();
+        let gate = self.gate.load();
         if gate.generation == fork::generation() {
             return gate;
         }
-        self.gate.compare_and_swap(&gate, Arc::new(Gate::new()));
-        self.gate.load_full()
+        self.gate.replace_if(&gate, Arc::new(Gate::new()));
+        self.gate.load()
     }
 
     /// Notes a handle that is to follow the current session.
     pub(crate) fn register(&self, binding: &Arc<Binding>) {
-        self.bindings.rcu(|bindings| {
+        loop {
+            let bindings = self.bindings.load();
             let mut live: Vec<_> = bindings.iter().filter(|weak| weak.strong_count() > 0).cloned().collect();
             live.push(Arc::downgrade(binding));
-            live
-        });
+            if self.bindings.replace_if(&bindings, Arc::new(live)) {
+                return;
+            }
+        }
     }
 }

@@ -61,12 +61,15 @@ impl Namespace {
     /// Looks into the map only.
     #[inline]
     fn look(&self, key: &str) -> Result<Block, Option<Seen>> {
-        let bound = self.binding.peek();
-        let Some(session) = &bound.session else { return Err(None) };
-        match session.reader().get(bound.incarnation, key.as_bytes()) {
-            Lookup::Hit(pin) => Ok(Block::new(pin)),
-            lookup => Err(Some(Seen { bound: Arc::clone(&bound), lookup })),
-        }
+        self.binding.look(|bound| {
+            let Some(session) = &bound.session else {
+                return Err(None);
+            };
+            match session.reader().get(bound.incarnation, key.as_bytes()) {
+                Lookup::Hit(pin) => Ok(Block::new(pin)),
+                lookup => Err(Some(Seen { bound: bound.hold(), lookup })),
+            }
+        })
     }
 
     #[cold]
@@ -174,7 +177,9 @@ impl Namespace {
         let deadline = self.deadline()?;
         let cleared = self.with_session(deadline, ROUNDS, |session, bound| {
             let response = session.channel().call(Request::Clear { name: self.name().to_owned() }, deadline)?;
-            let Reply::Count(count) = response.reply else { return Err(Fault::unexpected(&response.reply)) };
+            let Reply::Count(count) = response.reply else {
+                return Err(Fault::unexpected(&response.reply));
+            };
             // Its new number is asked for by the next call.
             self.binding.adopt(bound, 0);
             Ok(count)
@@ -193,7 +198,9 @@ impl Namespace {
     ) -> Result<Option<T>, Error> {
         let mut clears = 0;
         for _ in 0..ROUNDS {
-            let Some((bound, session)) = self.binding.bind(deadline)? else { return Ok(None) };
+            let Some((bound, session)) = self.binding.bind(deadline)? else {
+                return Ok(None);
+            };
             match act(&session, &bound) {
                 Ok(value) => return Ok(Some(value)),
                 Err(Fault::Lost) => {}

@@ -26,7 +26,8 @@ impl Namespace {
         let deadline = self.deadline()?;
         // Followed once, and only when nothing was sent but the number of an incarnation that is no more: then the put
         // begins now, after the clear.
-        let outcome = self.with_session(deadline, 1, |session, bound| put(session, bound.incarnation, key, bytes, deadline))?;
+        let outcome =
+            self.with_session(deadline, 1, |session, bound| put(session, bound.incarnation, key, bytes, deadline))?;
         Ok(outcome.unwrap_or(PutOutcome::NotKept))
     }
 }

@@ -86,17 +86,14 @@ impl Session {
 
     fn greet(channel: Channel, deadline: Deadline) -> Result<Session, Fault> {
         let response = channel.call(Request::Hello { layout: LAYOUT_MAGIC, version: VERSION }, deadline)?;
-        let Reply::Welcome(welcome) = response.reply else { return Err(Fault::unexpected(&response.reply)) };
+        let Reply::Welcome(welcome) = response.reply else {
+            return Err(Fault::unexpected(&response.reply));
+        };
         let [life, control, slots] = <[OwnedFd; 3]>::try_from(response.descriptors).map_err(|descriptors| {
             Error::Agent(format!("the agent's welcome brought {} descriptors, not 3", descriptors.len()))
         })?;
-        let attachment = Attachment {
-            life,
-            control,
-            slots,
-            stripes: welcome.stripes as usize,
-            future_write: welcome.future_write,
-        };
+        let attachment =
+            Attachment { life, control, slots, stripes: welcome.stripes as usize, future_write: welcome.future_write };
         let reader = Reader::attach(&attachment).map_err(Error::from)?;
         drop(attachment);
         mapped(&channel, welcome.slots_memory, deadline)?;
@@ -170,7 +167,9 @@ impl Session {
 
     fn map_table(&self, deadline: Deadline) -> Result<(), Fault> {
         let response = self.channel.call(Request::Table, deadline)?;
-        let Reply::Table { len } = response.reply else { return Err(Fault::unexpected(&response.reply)) };
+        let Reply::Table { len } = response.reply else {
+            return Err(Fault::unexpected(&response.reply));
+        };
         self.reader.set_table(only(response.descriptors)?, to_len(len)?).map_err(Error::from)?;
         Ok(())
     }
@@ -181,15 +180,16 @@ impl Session {
             Err(Fault::Refused(Refusal::NotFound)) => return Ok(()),
             other => other?,
         };
-        let Reply::Segment { len } = response.reply else { return Err(Fault::unexpected(&response.reply)) };
+        let Reply::Segment { len } = response.reply else {
+            return Err(Fault::unexpected(&response.reply));
+        };
         self.reader.add_segment(segment, only(response.descriptors)?, to_len(len)?).map_err(Error::from)?;
         Ok(())
     }
 
     fn map_slots(&self, deadline: Deadline) -> Result<(), Fault> {
-        let exchange = self.receive_memory(Request::MoreSlots, deadline, |fd, len| {
-            self.reader.add_slots(fd, len / stripe::BYTES)
-        });
+        let exchange =
+            self.receive_memory(Request::MoreSlots, deadline, |fd, len| self.reader.add_slots(fd, len / stripe::BYTES));
         exchange.map_err(|fault| match fault {
             Fault::Refused(Refusal::TooMany(message)) => {
                 let (in_use, total) = self.reader.slots();

@@ -29,19 +29,25 @@ impl Namespace {
     /// The blocks under `keys`, in their order. Look-ups in the map overlap, so that this is several times faster than
     /// one get after another where the index does not fit the processor's caches.
     pub fn get_many(&self, keys: &[&str]) -> Vec<Result<Block, Error>> {
-        let mut found: Vec<Option<Block>> = Vec::with_capacity(keys.len());
-        let bound = self.binding.peek();
-        if let Some(session) = &bound.session {
-            session.reader().get_many(bound.incarnation, keys.iter().map(|key| key.as_bytes()), |lookup| {
-                found.push(match lookup {
-                    Lookup::Hit(pin) => Some(Block::new(pin)),
-                    _ => None,
-                });
+        let mut found = Vec::with_capacity(keys.len());
+        let mut all_mapped = true;
+        self.binding.look(|bound| {
+            let Some(session) = &bound.session else { return };
+            let bytes = keys.iter().map(|key| key.as_bytes());
+            session.reader().get_many(bound.incarnation, bytes, |lookup| match lookup {
+                Lookup::Hit(pin) => found.push(Ok(Block::new(pin))),
+                _ => {
+                    all_mapped = false;
+                    found.push(Err(Error::NotResident));
+                }
             });
+        });
+        if all_mapped && found.len() == keys.len() {
+            return found;
         }
-        drop(bound);
-        found.resize_with(keys.len(), || None);
-        found.into_iter().zip(keys).map(|(block, key)| block.map_or_else(|| self.get(key), Ok)).collect()
+        found.resize_with(keys.len(), || Err(Error::NotResident));
+        // Each is looked up again before the agent is asked: the first to ask may have mapped what all of them need.
+        found.into_iter().zip(keys).map(|(block, key)| block.or_else(|_| self.get(key))).collect()
     }
 
     /// Puts many payloads; outcomes in the order of `items`. As [`Namespace::put`] one after another, but short payloads
@@ -65,7 +71,9 @@ impl Namespace {
             if pending.is_empty() {
                 return Ok(());
             }
-            let Some((bound, session)) = self.binding.bind(deadline)? else { return Ok(()) };
+            let Some((bound, session)) = self.binding.bind(deadline)? else {
+                return Ok(());
+            };
             match batch.run(&session, &bound, &pending, deadline) {
                 Ok(()) | Err(Fault::Lost) => {}
                 // Followed once, and only if nothing was stored before the clear by this call.
@@ -106,7 +114,13 @@ impl Batch<'_> {
     }
 
     /// Sends the pending items. `Cleared` leaves those without an outcome that the old incarnation did not take.
-    fn run(&mut self, session: &Session, bound: &Bound, mut pending: &[usize], deadline: Deadline) -> Result<(), Fault> {
+    fn run(
+        &mut self,
+        session: &Session,
+        bound: &Bound,
+        mut pending: &[usize],
+        deadline: Deadline,
+    ) -> Result<(), Fault> {
         let staging = session.staging(deadline)?;
         let unit = Session::unit_bytes(staging);
         let mut under_way: VecDeque<Group<'_>> = VecDeque::with_capacity(GROUPS_UNDER_WAY);

@@ -80,7 +80,9 @@ fn create_shared(origin: Origin, key: &str, len: usize, deadline: Deadline) -> R
         };
         let (fd, memory_len, offset) = (only(response.descriptors)?, to_len(memory_len)?, to_len(offset)?);
         if offset.checked_add(len).is_none_or(|end| end > memory_len) {
-            return Err(Error::Agent(format!("the agent gave {memory_len} bytes for a block of {len} at {offset}")).into());
+            return Err(
+                Error::Agent(format!("the agent gave {memory_len} bytes for a block of {len} at {offset}")).into()
+            );
         }
         // Memory that somebody else could shorten would end this process at the next write.
         received_seals(&fd, memory_len, false).map_err(Error::from)?;

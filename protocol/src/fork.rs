@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The word that is wiped in a child, null until [`watch`] was called.
+/// The words that are wiped in a child, null until [`watch`] was called: the fork generation, then the process.
 static GENERATION: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// Counts the generations of this process and, inherited over a fork, those of its ancestors: never wiped.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -61,6 +61,7 @@ pub fn watch() -> std::io::Result<()> {
     }
     *watching = true;
     drop(watching);
+    crate::asymmetric::prepare();
     generation();
     Ok(())
 }
@@ -72,6 +73,27 @@ pub fn generation() -> u64 {
     if now != 0 {
         return now;
     }
+    name(word)
+}
+
+/// A number of this process that a fork's child does not share, unlike everything else it inherits.
+#[inline(always)]
+pub fn process() -> u64 {
+    let words = GENERATION.load(Ordering::Relaxed);
+    if words.is_null() {
+        return 0;
+    }
+    // SAFETY: `watch` mapped a page of 512 zeroed, aligned words there, which is never unmapped; this is the second.
+    let word = unsafe { &*words.wrapping_add(1) };
+    match word.load(Ordering::Relaxed) {
+        0 => name(word),
+        process => process,
+    }
+}
+
+/// Gives a wiped word a number that was never used before.
+#[cold]
+fn name(word: &AtomicU64) -> u64 {
     let fresh = NEXT.fetch_add(1, Ordering::Relaxed) + 1;
     match word.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => fresh,

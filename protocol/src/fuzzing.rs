@@ -25,8 +25,10 @@ impl Words for PlainWords {
 /// Reads `bytes` as a stripe that a client wrote: scans its slots, drains its touch ring from any head. Panics when more
 /// comes out than a stripe can hold.
 pub fn client_memory(bytes: &[u8]) {
-    let mut words: Vec<AtomicU64> =
-        bytes.chunks(8).map(|chunk| AtomicU64::new(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))).collect();
+    let mut words: Vec<AtomicU64> = bytes
+        .chunks(8)
+        .map(|chunk| AtomicU64::new(chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte))))
+        .collect();
     words.resize_with(stripe::WORDS, || AtomicU64::new(0));
     words.truncate(stripe::WORDS);
     let last_head = words[stripe::WORDS - 1].load(Ordering::Relaxed);

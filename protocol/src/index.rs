@@ -61,10 +61,7 @@ impl<W: Words> Table<W> {
         words.store(layout::TABLE_ID, table_id, Ordering::Relaxed);
         words.store(layout::CAPACITY, capacity as u64, Ordering::Relaxed);
         words.store(layout::MAGIC, LAYOUT_MAGIC, Ordering::Release);
-        Table {
-            words,
-            mask: capacity - 1,
-        }
+        Table { words, mask: capacity - 1 }
     }
 
     /// Attaches to a table that somebody else wrote, if its header is what we expect and fits the words.
@@ -74,10 +71,7 @@ impl<W: Words> Table<W> {
         }
         let capacity = usize::try_from(words.load(layout::CAPACITY, Ordering::Relaxed)).ok()?;
         let fits = capacity.is_power_of_two() && capacity <= (words.len() - layout::ENTRIES) / layout::ENTRY_WORDS;
-        fits.then(|| Table {
-            words,
-            mask: capacity - 1,
-        })
+        fits.then(|| Table { words, mask: capacity - 1 })
     }
 
     /// Entries there is room for.

@@ -55,14 +55,9 @@ pub enum KeyError {
 /// Checks a key given as bytes.
 pub fn check_key_bytes(key: &[u8]) -> Result<&str, KeyError> {
     if key.len() > KEY_LEN_MAX {
-        return Err(KeyError::TooLong {
-            len: key.len(),
-            max: KEY_LEN_MAX,
-        });
+        return Err(KeyError::TooLong { len: key.len(), max: KEY_LEN_MAX });
     }
-    let key = std::str::from_utf8(key).map_err(|error| KeyError::NotUtf8 {
-        at: error.valid_up_to(),
-    })?;
+    let key = std::str::from_utf8(key).map_err(|error| KeyError::NotUtf8 { at: error.valid_up_to() })?;
     check_key(key)?;
     Ok(key)
 }
@@ -85,19 +80,13 @@ fn check(key: &str, max: usize) -> Result<(), KeyError> {
         return Err(KeyError::TooLong { len: key.len(), max });
     }
     if let Some(character) = key.chars().find(|c| c.is_control()) {
-        return Err(KeyError::Control {
-            key: key.to_owned(),
-            character: u32::from(character),
-        });
+        return Err(KeyError::Control { key: key.to_owned(), character: u32::from(character) });
     }
     for segment in key.split('/') {
         match segment {
             "" => return Err(KeyError::EmptySegment { key: key.to_owned() }),
             "." | ".." => {
-                return Err(KeyError::DotSegment {
-                    key: key.to_owned(),
-                    segment: segment.to_owned(),
-                });
+                return Err(KeyError::DotSegment { key: key.to_owned(), segment: segment.to_owned() });
             }
             _ => {}
         }
@@ -121,16 +110,7 @@ mod tests {
 
     #[test]
     fn legal_keys_pass() {
-        for key in [
-            "a",
-            "a/b",
-            "...",
-            "a.b/..c",
-            "é/漢字",
-            " ",
-            "-",
-            &"x".repeat(KEY_LEN_MAX),
-        ] {
+        for key in ["a", "a/b", "...", "a.b/..c", "é/漢字", " ", "-", &"x".repeat(KEY_LEN_MAX)] {
             assert_eq!(check_key_bytes(key.as_bytes()), Ok(key));
         }
     }
@@ -138,10 +118,7 @@ mod tests {
     #[test]
     fn each_illegal_form_has_its_own_kind() {
         assert_eq!(check_key(""), Err(KeyError::Empty));
-        assert!(matches!(
-            check_key(&"x".repeat(1025)),
-            Err(KeyError::TooLong { len: 1025, max: 1024 })
-        ));
+        assert!(matches!(check_key(&"x".repeat(1025)), Err(KeyError::TooLong { len: 1025, max: 1024 })));
         for key in ["/a", "a/", "a//b", "/"] {
             assert!(matches!(check_key(key), Err(KeyError::EmptySegment { .. })), "{key}");
         }

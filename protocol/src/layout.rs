@@ -203,24 +203,12 @@ pub struct BlockShape {
 impl BlockShape {
     /// The shape for a key of `key_len` bytes and a payload of `len` bytes.
     pub fn new(key_len: usize, len: u64) -> BlockShape {
-        let align = if len >= block::PAGE_ALIGNED_FROM_BYTES {
-            PAGE_BYTES as u64
-        } else {
-            LINE_BYTES as u64
-        };
+        let align = if len >= block::PAGE_ALIGNED_FROM_BYTES { PAGE_BYTES as u64 } else { LINE_BYTES as u64 };
         let payload_offset = (block::HEADER_BYTES as u64 + key_len as u64).next_multiple_of(align);
         let end = payload_offset + len;
         let chunks = len.div_ceil(block::CHUNK_BYTES);
-        let (checksums_offset, total_len) = if chunks <= 1 {
-            (end, end)
-        } else {
-            (end.next_multiple_of(8), end.next_multiple_of(8) + chunks * 8)
-        };
-        BlockShape {
-            payload_offset,
-            checksums_offset,
-            total_len,
-            align,
-        }
+        let (checksums_offset, total_len) =
+            if chunks <= 1 { (end, end) } else { (end.next_multiple_of(8), end.next_multiple_of(8) + chunks * 8) };
+        BlockShape { payload_offset, checksums_offset, total_len, align }
     }
 }

@@ -9,6 +9,7 @@
 //! The lock-free parts are generic over [`words::Words`] and are model-checked as they stand (`tests/loom.rs`). All
 //! unsafe code of agent, client and command line is in this crate.
 
+mod asymmetric;
 pub mod checksum;
 pub mod clock;
 pub mod fork;
@@ -25,6 +26,7 @@ pub mod namespace;
 mod prefetch;
 pub mod process;
 pub mod ring;
+pub mod shelf;
 pub mod slot;
 pub mod socket;
 pub mod stat;

@@ -44,6 +44,7 @@ struct RobustList {
 #[derive(Debug)]
 pub struct Beacon {
     memfd: Memfd,
+    watched: bool,
     // Dropping the sender ends the thread, and with it the sign of life.
     _alive: mpsc::Sender<()>,
 }
@@ -56,17 +57,20 @@ impl Beacon {
         mapping.populate_by_touch(0, life::BYTES);
         memfd.seal(Seals::Final, platform)?;
         let (alive, ended) = mpsc::channel::<()>();
+        let mut watched = false;
         if platform.robust_futex {
             let words = MappedWords::new(mapping, 0, life::BYTES / 8);
             let (ready, is_ready) = mpsc::channel();
-            std::thread::Builder::new()
-                .name("life".into())
-                .spawn(move || hold(&words, &ready, &ended))?;
-            is_ready
-                .recv()
-                .map_err(|_| io::Error::other("the thread `life` ended at once"))??;
+            std::thread::Builder::new().name("life".into()).spawn(move || hold(&words, &ready, &ended))?;
+            // Refused by a filter, say: then clients learn of our death at their next message, as documented.
+            watched = is_ready.recv().is_ok_and(|registered| registered.is_ok());
         }
-        Ok(Beacon { memfd, _alive: alive })
+        Ok(Beacon { memfd, watched, _alive: alive })
+    }
+
+    /// Whether the kernel will tell clients of this process's death.
+    pub fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// A read-only description of the page to send to a client.
@@ -81,17 +85,11 @@ fn hold(words: &MappedWords, ready: &mpsc::Sender<io::Result<()>>, ended: &mpsc:
     words.store(life::FUTEX, u64::from(thread.unsigned_abs()), Ordering::Release);
     let futex = words.mapping().words_at(life::FUTEX * 8, 1);
     let list = Cell::new(RobustList {
-        head: RobustListHead {
-            next: std::ptr::null(),
-            futex_offset: 0,
-            pending: std::ptr::null(),
-        },
+        head: RobustListHead { next: std::ptr::null(), futex_offset: 0, pending: std::ptr::null() },
         entry: RobustEntry { next: std::ptr::null() },
     });
     let at: *const RobustList = list.as_ptr();
-    let entry = at
-        .wrapping_byte_add(std::mem::offset_of!(RobustList, entry))
-        .cast::<RobustEntry>();
+    let entry = at.wrapping_byte_add(std::mem::offset_of!(RobustList, entry)).cast::<RobustEntry>();
     // A ring of one entry. The distance from an entry to its futex may be anything, and with one entry it is the same
     // for all: so the entry stays private and only the futex is shared.
     list.set(RobustList {
@@ -105,14 +103,11 @@ fn hold(words: &MappedWords, ready: &mpsc::Sender<io::Result<()>>, ended: &mpsc:
     // SAFETY: registers the list for this thread in place of libc's, in which this thread has no robust mutex. It lives
     // on this stack until the thread ends, which is when the kernel reads it.
     let result = unsafe { libc::syscall(libc::SYS_set_robust_list, at, size_of::<RobustListHead>()) };
-    let outcome = if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    };
+    let outcome = if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     let failed = outcome.is_err();
     let _ = ready.send(outcome);
     if failed {
+        words.store(life::FUTEX, 0, Ordering::Release);
         return;
     }
     // Parks until the beacon is dropped: nothing is ever sent.
@@ -120,11 +115,7 @@ fn hold(words: &MappedWords, ready: &mpsc::Sender<io::Result<()>>, ended: &mpsc:
     words.store(life::FUTEX, u64::from(libc::FUTEX_OWNER_DIED), Ordering::Release);
     // SAFETY: an empty list, so that the kernel does not look at this stack when the thread ends.
     let _ = unsafe {
-        libc::syscall(
-            libc::SYS_set_robust_list,
-            std::ptr::null::<RobustListHead>(),
-            size_of::<RobustListHead>(),
-        )
+        libc::syscall(libc::SYS_set_robust_list, std::ptr::null::<RobustListHead>(), size_of::<RobustListHead>())
     };
 }
 
@@ -138,9 +129,7 @@ impl Watch {
     /// Maps the page that the agent sent.
     pub fn new(fd: impl AsFd) -> io::Result<Watch> {
         let mapping = Arc::new(Mapping::read_only(fd, life::BYTES)?);
-        Ok(Watch {
-            words: MappedWords::new(mapping, 0, life::BYTES / 8),
-        })
+        Ok(Watch { words: MappedWords::new(mapping, 0, life::BYTES / 8) })
     }
 
     /// Whether the agent has died.

@@ -21,7 +21,7 @@ pub const VERSION: u32 = 1;
 pub const NO_TIMEOUT: u64 = u64::MAX;
 
 /// Most keys in one vectored request.
-pub const MANY_MAX: usize = 256;
+pub const MANY_MAX: usize = 128;
 
 /// A request with its number, by which the reply is matched, and its deadline.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -440,12 +440,7 @@ pub enum Refusal {
 impl Refusal {
     /// The version refusal of this build to a client of another.
     pub fn version(client: u32, client_layout: u64) -> Refusal {
-        Refusal::Version {
-            agent: VERSION,
-            agent_layout: LAYOUT_MAGIC,
-            client,
-            client_layout,
-        }
+        Refusal::Version { agent: VERSION, agent_layout: LAYOUT_MAGIC, client, client_layout }
     }
 }
 

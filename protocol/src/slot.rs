@@ -43,10 +43,26 @@ pub fn pin<T: Words, C: Words, S: Words>(
     slot: usize,
     hash: [u64; 2],
 ) -> Pinned {
+    pin_with(table, control_words, epoch, stripe_words, slot, hash, |_| {})
+}
+
+/// As [`pin`], with something to do between the entry is found and the fence: starting to fetch the block, so that the
+/// fence and the cache misses overlap. What `found` is given is not pinned yet.
+#[inline(always)]
+pub fn pin_with<T: Words, C: Words, S: Words>(
+    table: &Table<T>,
+    control_words: &C,
+    epoch: u64,
+    stripe_words: &S,
+    slot: usize,
+    hash: [u64; 2],
+    found: impl FnOnce(&Entry),
+) -> Pinned {
     let (place, entry) = match table.find(hash) {
         Found::Entry(place, entry) => (place, entry),
         Found::Absent => return Pinned::Absent,
     };
+    found(&entry);
     claim(stripe_words, slot, entry.block);
     after_claims();
     confirm(table, control_words, epoch, stripe_words, slot, place, entry)
@@ -163,9 +179,7 @@ pub enum LetGo {
 impl Holders {
     /// Holders of `slots` slots, all free.
     pub fn new(slots: usize) -> Holders {
-        Holders {
-            counts: (0..slots).map(|_| AtomicU32::new(FREE)).collect(),
-        }
+        Holders { counts: (0..slots).map(|_| AtomicU32::new(FREE)).collect() }
     }
 
     /// A free slot from `hint` on, taken with one holder. Only the thread that owns the stripe may call this, so taking
@@ -189,10 +203,7 @@ impl Holders {
         // Relaxed is enough: the caller's own hold keeps the slot, and handing the new handle to another thread brings
         // its own ordering.
         let before = self.counts[slot].fetch_add(1, Ordering::Relaxed);
-        assert!(
-            before != FREE && before < RETIRED - 1,
-            "slot {slot} shared with {before} holders"
-        );
+        assert!(before != FREE && before < RETIRED - 1, "slot {slot} shared with {before} holders");
     }
 
     /// One holder less. When it was the last and the session is not `frozen`, clears the slot's word and frees the slot.
@@ -223,25 +234,17 @@ impl Holders {
     #[cold]
     fn leave_to_others(&self, slot: usize) -> bool {
         self.counts[slot]
-            .fetch_update(Ordering::Release, Ordering::Acquire, |held| {
-                (held > 1).then(|| held - 1)
-            })
+            .fetch_update(Ordering::Release, Ordering::Acquire, |held| (held > 1).then(|| held - 1))
             .is_ok()
     }
 
     /// Slots that cannot be taken: in use, or retired by a fork.
     pub fn not_free(&self) -> usize {
-        self.counts
-            .iter()
-            .filter(|count| count.load(Ordering::Acquire) != FREE)
-            .count()
+        self.counts.iter().filter(|count| count.load(Ordering::Acquire) != FREE).count()
     }
 
     /// Slots in use by this process.
     pub fn in_use(&self) -> usize {
-        self.counts
-            .iter()
-            .filter(|count| !matches!(count.load(Ordering::Acquire), FREE | RETIRED))
-            .count()
+        self.counts.iter().filter(|count| !matches!(count.load(Ordering::Acquire), FREE | RETIRED)).count()
     }
 }

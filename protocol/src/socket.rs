@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, getsockopt, listen, recvmsg, sendmsg, socket, sockopt,
+    connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, sockopt,
 };
 
 /// Longest message in bytes, either way.
@@ -50,22 +50,14 @@ pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn flags(nonblocking: bool) -> SockFlag {
-    let extra = if nonblocking {
-        SockFlag::SOCK_NONBLOCK
-    } else {
-        SockFlag::empty()
-    };
+    let extra = if nonblocking { SockFlag::SOCK_NONBLOCK } else { SockFlag::empty() };
     SockFlag::SOCK_CLOEXEC | extra
 }
 
 /// Who is at the other end.
 pub fn peer(fd: impl AsFd) -> io::Result<Peer> {
     let credentials = getsockopt(&fd, sockopt::PeerCredentials)?;
-    Ok(Peer {
-        uid: credentials.uid(),
-        gid: credentials.gid(),
-        pid: credentials.pid(),
-    })
+    Ok(Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() })
 }
 
 /// A descriptor of the process at the other end, which becomes readable when that process ends.
@@ -99,18 +91,8 @@ pub fn send(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let with = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with };
-    let sent = sendmsg::<()>(
-        fd.as_fd().as_raw_fd(),
-        &[IoSlice::new(message)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    if sent == message.len() {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short"))
-    }
+    let sent = sendmsg::<()>(fd.as_fd().as_raw_fd(), &[IoSlice::new(message)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    if sent == message.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short")) }
 }
 
 /// Receives one message into `buffer`; returns its length (0 at the end of the stream) and its descriptors.
@@ -118,14 +100,19 @@ pub fn send(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io
 /// A message longer than the buffer or with more descriptors than [`DESCRIPTORS_MAX`] is an error, and its descriptors
 /// are closed.
 pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(fd, buffer, MsgFlags::empty())
+}
+
+/// As [`receive`], but an error of kind `WouldBlock` when no message is there, on a blocking socket too.
+pub fn receive_now(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    receive_with(fd, buffer, MsgFlags::MSG_DONTWAIT)
+}
+
+fn receive_with(fd: impl AsFd, buffer: &mut [u8], how: MsgFlags) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut parts = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<()>(
-        fd.as_fd().as_raw_fd(),
-        &mut parts,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let message =
+        recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC | how)?;
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(received) = control {
@@ -136,12 +123,31 @@ pub fn receive(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<Owned
         }
     }
     if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "message or its descriptors cut short",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message or its descriptors cut short"));
     }
     Ok((message.bytes, descriptors))
+}
+
+/// Receives one message of bytes alone, without waiting: an error of kind `WouldBlock` when none is there. Descriptors
+/// beside it never enter this process; a message longer than the buffer is an error.
+pub fn receive_bytes(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // With MSG_TRUNC the call returns the message's real length.
+    let len = recv(fd.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?;
+    if len > buffer.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {len} bytes is too long")));
+    }
+    Ok(len)
+}
+
+/// Memory of messages that were sent and that the other side has not received, as the kernel accounts it.
+pub fn unread_bytes(fd: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, for which `bytes` is a valid place.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
 /// Waits until a message can be received. `None` waits for ever. Returns false when the time ran out.

@@ -47,8 +47,5 @@ pub fn drain<W: Words>(words: &W, last_head: u64, mut touched: impl FnMut(BlockI
             touched(BlockId(id));
         }
     }
-    Drained {
-        head,
-        overflowed: new > len,
-    }
+    Drained { head, overflowed: new > len }
 }

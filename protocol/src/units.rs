@@ -172,14 +172,7 @@ impl Number {
         let (digits, rest) = split_digits(text)?;
         let whole = digits.parse().map_err(|_| Defect::TooLarge)?;
         let Some(after_point) = rest.strip_prefix('.') else {
-            return Ok((
-                Self {
-                    whole,
-                    fraction: 0,
-                    fraction_scale: 1,
-                },
-                rest,
-            ));
+            return Ok((Self { whole, fraction: 0, fraction_scale: 1 }, rest));
         };
         let (digits, rest) = split_digits(after_point)?;
         if digits.len() > FRACTION_DIGITS_MAX {
@@ -187,14 +180,7 @@ impl Number {
         }
         let fraction = digits.parse().map_err(|_| Defect::Fraction)?;
         let fraction_scale = digits.bytes().fold(1, |scale, _| scale * 10);
-        Ok((
-            Self {
-                whole,
-                fraction,
-                fraction_scale,
-            },
-            rest,
-        ))
+        Ok((Self { whole, fraction, fraction_scale }, rest))
     }
 
     fn has_fraction(&self) -> bool {
@@ -241,19 +227,14 @@ fn parse_size(text: &str) -> Result<ByteSize, Defect> {
     if unit_bytes == 1 && number.has_fraction() {
         return Err(Defect::Fraction);
     }
-    u64::try_from(number.times(unit_bytes))
-        .map(ByteSize)
-        .map_err(|_| Defect::TooLarge)
+    u64::try_from(number.times(unit_bytes)).map(ByteSize).map_err(|_| Defect::TooLarge)
 }
 
 impl FromStr for ByteSize {
     type Err = ByteSizeError;
 
     fn from_str(text: &str) -> Result<Self, ByteSizeError> {
-        parse_size(text).map_err(|defect| ByteSizeError {
-            read: excerpt(text),
-            defect,
-        })
+        parse_size(text).map_err(|defect| ByteSizeError { read: excerpt(text), defect })
     }
 }
 
@@ -274,10 +255,7 @@ impl From<u64> for ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
-        let largest = BINARY_UNITS
-            .iter()
-            .position(|&(_, unit)| bytes >= unit)
-            .unwrap_or(BINARY_UNITS.len() - 1);
+        let largest = BINARY_UNITS.iter().position(|&(_, unit)| bytes >= unit).unwrap_or(BINARY_UNITS.len() - 1);
         let (name, unit) = BINARY_UNITS[largest];
         let tenths = u128::from(bytes) * 10 / u128::from(unit);
         let in_tenths = format!("{}.{} {name}", tenths / 10, tenths % 10);
@@ -301,10 +279,7 @@ impl fmt::Display for ByteSize {
 /// Parts go from large to small, each unit once, with or without spaces; only the last may have a fraction, which is
 /// rounded down to a whole nanosecond. A number always needs its unit.
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
-    parse_parts(text).map_err(|defect| DurationError {
-        read: excerpt(text),
-        defect,
-    })
+    parse_parts(text).map_err(|defect| DurationError { read: excerpt(text), defect })
 }
 
 fn parse_parts(text: &str) -> Result<Duration, Defect> {
@@ -318,9 +293,7 @@ fn parse_parts(text: &str) -> Result<Duration, Defect> {
     while !rest.is_empty() {
         let (number, after_number) = Number::split_from(rest)?;
         let after_number = after_number.trim_start();
-        let end = after_number
-            .find(|c: char| c.is_ascii_digit() || c.is_whitespace())
-            .unwrap_or(after_number.len());
+        let end = after_number.find(|c: char| c.is_ascii_digit() || c.is_whitespace()).unwrap_or(after_number.len());
         let (name, after_unit) = after_number.split_at(end);
         if name.is_empty() {
             return Err(Defect::UnitMissing);
@@ -328,10 +301,7 @@ fn parse_parts(text: &str) -> Result<Duration, Defect> {
         if !TIME_UNITS.iter().any(|&(unit, _)| unit == name) {
             return Err(Defect::UnknownUnit(excerpt(name)));
         }
-        let at = units_left
-            .iter()
-            .position(|&(unit, _)| unit == name)
-            .ok_or(Defect::UnitOrder)?;
+        let at = units_left.iter().position(|&(unit, _)| unit == name).ok_or(Defect::UnitOrder)?;
         let unit_ns = units_left[at].1;
         units_left = &units_left[at + 1..];
         rest = after_unit.trim_start();
@@ -360,11 +330,7 @@ pub fn format_duration(duration: Duration) -> String {
         };
     }
     let mut text = String::new();
-    for (count, unit) in [
-        (seconds / 86_400, "d"),
-        (seconds / 3_600 % 24, "h"),
-        (seconds / 60 % 60, "m"),
-    ] {
+    for (count, unit) in [(seconds / 86_400, "d"), (seconds / 3_600 % 24, "h"), (seconds / 60 % 60, "m")] {
         if count > 0 {
             text.push_str(&format!("{count}{unit}"));
         }

@@ -48,10 +48,7 @@ impl Staging {
     /// Takes over the map of a session's staging memory.
     pub fn new(mapping: Mapping) -> Arc<Staging> {
         let len = mapping.len();
-        Arc::new(Staging {
-            mapping,
-            free: Mutex::new(vec![(0, len)]),
-        })
+        Arc::new(Staging { mapping, free: Mutex::new(vec![(0, len)]) })
     }
 
     /// Bytes in all.
@@ -75,12 +72,7 @@ impl Staging {
         } else {
             free[at] = (offset + taken, room - taken);
         }
-        Some(StagingRange {
-            staging: Arc::clone(self),
-            offset,
-            len,
-            taken,
-        })
+        Some(StagingRange { staging: Arc::clone(self), offset, len, taken })
     }
 
     fn give_back(&self, offset: usize, taken: usize) {
@@ -192,10 +184,6 @@ mod tests {
         assert!(a.as_mut_slice().iter().all(|byte| *byte == 1));
         drop(a);
         drop(b);
-        assert_eq!(
-            staging.take(4096).unwrap().len(),
-            4096,
-            "both ranges came back and joined"
-        );
+        assert_eq!(staging.take(4096).unwrap().len(), 4096, "both ranges came back and joined");
     }
 }

@@ -50,9 +50,7 @@ pub(crate) struct Blocks {
 
 fn id_hash(id: BlockId) -> u64 {
     // The table takes its bucket from the low bits and its tag from the high ones.
-    (id.0 ^ (id.0 >> 32))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(29)
+    (id.0 ^ (id.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 
 impl Blocks {
@@ -70,10 +68,8 @@ impl Blocks {
             }
         };
         let records = &self.records;
-        self.by_hash
-            .insert_unique(hash[0], at, |at| records[*at as usize].hash[0]);
-        self.by_id
-            .insert_unique(id_hash(id), at, |at| id_hash(records[*at as usize].id));
+        self.by_hash.insert_unique(hash[0], at, |at| records[*at as usize].hash[0]);
+        self.by_id.insert_unique(id_hash(id), at, |at| id_hash(records[*at as usize].id));
         at
     }
 
@@ -108,17 +104,12 @@ impl Blocks {
 
     /// Records with this hash: one, but for collisions of 128 bits, which the caller tells apart by the key.
     pub(crate) fn with_hash(&self, hash: [u64; 2]) -> impl Iterator<Item = u32> + '_ {
-        self.by_hash
-            .iter_hash(hash[0])
-            .copied()
-            .filter(move |at| self.records[*at as usize].hash == hash)
+        self.by_hash.iter_hash(hash[0]).copied().filter(move |at| self.records[*at as usize].hash == hash)
     }
 
     /// The record at a place in memory.
     pub(crate) fn with_id(&self, id: BlockId) -> Option<u32> {
-        self.by_id
-            .find(id_hash(id), |at| self.records[*at as usize].id == id)
-            .copied()
+        self.by_id.find(id_hash(id), |at| self.records[*at as usize].id == id).copied()
     }
 
     /// Places of the slab, free ones included, for walking it step by step.
@@ -128,8 +119,6 @@ impl Blocks {
 
     /// Every record that is not free.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Block)> {
-        (0_u32..)
-            .zip(&self.records)
-            .filter(|(_, block)| block.state != State::Free)
+        (0_u32..).zip(&self.records).filter(|(_, block)| block.state != State::Free)
     }
 }

@@ -13,10 +13,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(capacity_bytes: u64) -> Budget {
-        Budget {
-            capacity_bytes,
-            used_bytes: 0,
-        }
+        Budget { capacity_bytes, used_bytes: 0 }
     }
 
     pub(crate) fn capacity_bytes(&self) -> u64 {
@@ -40,8 +37,12 @@ impl Budget {
     /// What may still be made into segments. A little is kept for what sessions need, so that a node full of blocks still
     /// takes new clients.
     pub(crate) fn free_for_segments(&self) -> u64 {
-        self.free_bytes()
-            .saturating_sub((self.capacity_bytes / 16).min(SESSION_RESERVE_BYTES))
+        self.most_for_segments().saturating_sub(self.used_bytes)
+    }
+
+    /// What segments may take together when there is nothing else.
+    pub(crate) fn most_for_segments(&self) -> u64 {
+        self.capacity_bytes - (self.capacity_bytes / 16).min(SESSION_RESERVE_BYTES)
     }
 
     /// Charges a segment of `bytes` if it fits.
@@ -65,11 +66,7 @@ impl Budget {
     }
 
     pub(crate) fn refund(&mut self, bytes: u64) {
-        assert!(
-            bytes <= self.used_bytes,
-            "refund of {bytes} bytes with {} in use",
-            self.used_bytes
-        );
+        assert!(bytes <= self.used_bytes, "refund of {bytes} bytes with {} in use", self.used_bytes);
         self.used_bytes -= bytes;
     }
 }

@@ -57,14 +57,7 @@ struct Entry {
 const _: () = assert!(size_of::<Entry>() <= 24, "one entry per cached block: keep it small");
 
 impl Entry {
-    const VACANT: Self = Self {
-        bytes: 0,
-        fingerprint: 0,
-        prev: NIL,
-        next: NIL,
-        queue: Queue::None,
-        freq: 0,
-    };
+    const VACANT: Self = Self { bytes: 0, fingerprint: 0, prev: NIL, next: NIL, queue: Queue::None, freq: 0 };
 }
 
 /// One queue: its ends, and what it holds.
@@ -77,12 +70,7 @@ struct List {
 }
 
 impl List {
-    const EMPTY: Self = Self {
-        head: NIL,
-        tail: NIL,
-        len: 0,
-        bytes: 0,
-    };
+    const EMPTY: Self = Self { head: NIL, tail: NIL, len: 0, bytes: 0 };
 }
 
 /// The eviction order of one tenant's blocks.
@@ -100,23 +88,14 @@ pub(crate) struct S3Fifo {
 impl S3Fifo {
     /// No blocks, nothing remembered.
     pub(crate) fn new() -> Self {
-        Self {
-            entries: Vec::new(),
-            small: List::EMPTY,
-            main: List::EMPTY,
-            ghost: Ghost::new(),
-        }
+        Self { entries: Vec::new(), small: List::EMPTY, main: List::EMPTY, ghost: Ghost::new() }
     }
 
     /// Queues a block that was just put. `fingerprint` is a hash of its key, the same every time
     /// that key is put; where it is remembered from an eviction the block is spared its probation.
     pub(crate) fn insert(&mut self, id: u32, bytes: u64, fingerprint: u64) {
         let fingerprint = ghost::fold(fingerprint);
-        let queue = if self.ghost.take(fingerprint) {
-            Queue::Main
-        } else {
-            Queue::Small
-        };
+        let queue = if self.ghost.take(fingerprint) { Queue::Main } else { Queue::Small };
         self.queue_new(id, bytes, fingerprint, queue);
     }
 
@@ -190,9 +169,7 @@ impl S3Fifo {
 
     /// Whether the block is queued.
     pub(crate) fn contains(&self, id: u32) -> bool {
-        self.entries
-            .get(id as usize)
-            .is_some_and(|entry| entry.queue != Queue::None)
+        self.entries.get(id as usize).is_some_and(|entry| entry.queue != Queue::None)
     }
 
     fn small_is_over_share(&self) -> bool {
@@ -284,13 +261,7 @@ impl S3Fifo {
     /// Takes a queued id out of its list.
     fn unlink(&mut self, id: u32) {
         let entry = &mut self.entries[id as usize];
-        let Entry {
-            bytes,
-            prev,
-            next,
-            queue,
-            ..
-        } = *entry;
+        let Entry { bytes, prev, next, queue, .. } = *entry;
         entry.queue = Queue::None;
         if prev != NIL {
             self.entries[prev as usize].next = next;

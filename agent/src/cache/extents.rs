@@ -53,10 +53,7 @@ pub(crate) fn rounded_len_bytes(len_bytes: u64) -> u64 {
         let doubling_bytes = 1u64 << len_bytes.max(1).ilog2();
         (doubling_bytes / CLASSES_PER_DOUBLING).max(GRANULE_BYTES)
     };
-    len_bytes
-        .max(1)
-        .checked_next_multiple_of(step_bytes)
-        .unwrap_or(u64::MAX - (PAGE_BYTES - 1))
+    len_bytes.max(1).checked_next_multiple_of(step_bytes).unwrap_or(u64::MAX - (PAGE_BYTES - 1))
 }
 
 /// The free space of one segment.
@@ -112,11 +109,7 @@ impl Extents {
             return None;
         }
         let len_bytes = rounded_len_bytes(len_bytes);
-        let holes = if align_bytes == PAGE_BYTES {
-            &self.by_page_len
-        } else {
-            &self.by_len
-        };
+        let holes = if align_bytes == PAGE_BYTES { &self.by_page_len } else { &self.by_len };
         let &(_, hole_offset) = holes.range((len_bytes, 0)..).next()?;
         let hole_end = hole_offset + self.remove_hole(hole_offset);
         let offset_bytes = hole_offset.next_multiple_of(align_bytes);
@@ -128,10 +121,7 @@ impl Extents {
             self.add_hole(end_bytes, hole_end - end_bytes);
         }
         self.free_bytes -= len_bytes;
-        Some(Extent {
-            offset_bytes,
-            len_bytes,
-        })
+        Some(Extent { offset_bytes, len_bytes })
     }
 
     /// Gives back what `allocate` handed out, and merges it with the free space on either side.
@@ -139,18 +129,13 @@ impl Extents {
     /// Freeing what is free already, in whole or in part, would hand the same bytes to two blocks
     /// later. It is a mistake of the caller and stops the agent before it can serve wrong bytes.
     pub(crate) fn free(&mut self, extent: Extent) {
-        let Extent {
-            offset_bytes,
-            len_bytes,
-        } = extent;
+        let Extent { offset_bytes, len_bytes } = extent;
         assert!(
             len_bytes > 0 && offset_bytes.is_multiple_of(GRANULE_BYTES) && len_bytes.is_multiple_of(GRANULE_BYTES),
             "freed extent of {len_bytes} bytes at {offset_bytes} is not made of whole \
              granules of {GRANULE_BYTES} bytes"
         );
-        let end_bytes = offset_bytes
-            .checked_add(len_bytes)
-            .filter(|&end_bytes| end_bytes <= self.total_bytes);
+        let end_bytes = offset_bytes.checked_add(len_bytes).filter(|&end_bytes| end_bytes <= self.total_bytes);
         let Some(end_bytes) = end_bytes else {
             panic!(
                 "freed extent of {len_bytes} bytes at {offset_bytes} ends beyond the segment \
@@ -221,18 +206,9 @@ impl Extents {
         let mut pages = 0;
         for (&offset, &len) in &self.by_offset {
             assert!(len > 0, "empty hole at {offset}");
-            assert!(
-                offset % GRANULE_BYTES == 0 && len % GRANULE_BYTES == 0,
-                "ragged hole of {len} at {offset}"
-            );
-            assert!(
-                last_end.is_none_or(|end| end < offset),
-                "hole at {offset} touches one that ends at {last_end:?}"
-            );
-            assert!(
-                self.by_len.contains(&(len, offset)),
-                "hole of {len} at {offset} is not found by length"
-            );
+            assert!(offset % GRANULE_BYTES == 0 && len % GRANULE_BYTES == 0, "ragged hole of {len} at {offset}");
+            assert!(last_end.is_none_or(|end| end < offset), "hole at {offset} touches one that ends at {last_end:?}");
+            assert!(self.by_len.contains(&(len, offset)), "hole of {len} at {offset} is not found by length");
             let page_len = page_len_bytes(offset, len);
             if page_len > 0 {
                 pages += 1;
@@ -244,11 +220,7 @@ impl Extents {
             free_bytes += len;
             last_end = Some(offset + len);
         }
-        assert!(
-            last_end.unwrap_or(0) <= self.total_bytes,
-            "hole ends at {last_end:?} of {}",
-            self.total_bytes
-        );
+        assert!(last_end.unwrap_or(0) <= self.total_bytes, "hole ends at {last_end:?} of {}", self.total_bytes);
         assert_eq!(self.by_len.len(), self.by_offset.len(), "holes by length and by offset");
         assert_eq!(self.by_page_len.len(), pages, "holes by page and by offset");
         assert_eq!(self.free_bytes, free_bytes, "free bytes as counted and as summed");

@@ -24,10 +24,7 @@ struct Owned {
 impl Owned {
     fn new(prepared: Prepared, id: u64, capacity: usize) -> Owned {
         let words = MappedWords::new(Arc::clone(&prepared.mapping), 0, prepared.mapping.len() / 8);
-        Owned {
-            table: Table::create(words, id, capacity),
-            memfd: prepared.memfd,
-        }
+        Owned { table: Table::create(words, id, capacity), memfd: prepared.memfd }
     }
 }
 
@@ -48,15 +45,7 @@ impl Index {
     pub(crate) fn new(control: MappedWords, prepared: Prepared, capacity: usize) -> Index {
         let current = Owned::new(prepared, 1, capacity);
         slot::publish_table(&control, 1);
-        Index {
-            control,
-            current,
-            next: None,
-            old: Vec::new(),
-            entries: 0,
-            last_id: 1,
-            discarded_bytes: 0,
-        }
+        Index { control, current, next: None, old: Vec::new(), entries: 0, last_id: 1, discarded_bytes: 0 }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -70,11 +59,7 @@ impl Index {
 
     /// Bytes of all tables.
     pub(crate) fn bytes(&self) -> u64 {
-        let all = self
-            .old
-            .iter()
-            .chain([&self.current])
-            .chain(self.next.iter().map(|(next, _)| next));
+        let all = self.old.iter().chain([&self.current]).chain(self.next.iter().map(|(next, _)| next));
         all.map(|owned| owned.memfd.len() as u64).sum()
     }
 
@@ -211,9 +196,7 @@ impl Index {
     /// Sanity of the words, for tests: the entries that the current table holds.
     #[cfg(test)]
     pub(crate) fn count_entries(&self) -> usize {
-        (0..self.capacity())
-            .filter(|place| self.current.table.entry_at(*place).is_some())
-            .count()
+        (0..self.capacity()).filter(|place| self.current.table.entry_at(*place).is_some()).count()
     }
 }
 

@@ -65,27 +65,17 @@ pub(crate) fn prepare(need: Need, material: &Material) -> io::Result<Prepared> {
 
 /// Makes a segment.
 pub(crate) fn segment(len: u64, material: &Material) -> io::Result<Prepared> {
-    let huge = if len.is_multiple_of(HUGE_PAGE_BYTES) {
-        material.huge_pages
-    } else {
-        HugePages::Off
-    };
+    let huge = if len.is_multiple_of(HUGE_PAGE_BYTES) { material.huge_pages } else { HugePages::Off };
     let (memfd, mapping) = populated(c"larder-segment", len, huge, material)?;
     memfd.seal(Seals::Final, &material.platform)?;
-    Ok(Prepared {
-        memfd,
-        mapping: Arc::new(mapping),
-    })
+    Ok(Prepared { memfd, mapping: Arc::new(mapping) })
 }
 
 /// Makes memory of 4 KiB pages that only the agent writes: control areas and tables.
 pub(crate) fn small(name: &std::ffi::CStr, len: u64, material: &Material) -> io::Result<Prepared> {
     let (memfd, mapping) = populated(name, len, HugePages::Off, material)?;
     memfd.seal(Seals::Final, &material.platform)?;
-    Ok(Prepared {
-        memfd,
-        mapping: Arc::new(mapping),
-    })
+    Ok(Prepared { memfd, mapping: Arc::new(mapping) })
 }
 
 /// Makes memory that a client will write, with its size sealed only when `fixed`: slot pages and staging are sealed
@@ -95,10 +85,7 @@ pub(crate) fn for_client(name: &std::ffi::CStr, len: u64, fixed: bool, material:
     if fixed {
         memfd.seal(Seals::Size, &material.platform)?;
     }
-    Ok(Prepared {
-        memfd,
-        mapping: Arc::new(mapping),
-    })
+    Ok(Prepared { memfd, mapping: Arc::new(mapping) })
 }
 
 fn populated(name: &std::ffi::CStr, len: u64, huge: HugePages, material: &Material) -> io::Result<(Memfd, Mapping)> {

@@ -44,6 +44,9 @@ pub(crate) use writer::{Sealed, WriterMemory};
 /// Entries of a tenant's first table.
 const TABLE_SMALLEST: usize = 4096;
 
+/// What the largest block leaves of a tenant's quota.
+const LARGEST_BLOCK_MARGIN_BYTES: u64 = 4 << 20;
+
 /// What the cache is told at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -63,8 +66,6 @@ pub struct Settings {
     pub staging_bytes: u64,
     /// How memory is made.
     pub material: Material,
-    /// Secret seed of the index hashes.
-    pub seed: u64,
     /// Number of this run.
     pub instance: u64,
 }
@@ -109,7 +110,8 @@ impl Cache {
 
     /// Longest block that tenant `uid` may put.
     pub(crate) fn block_len_max(&self, uid: u32) -> u64 {
-        self.quota_of(uid).saturating_sub(1 << 20)
+        // What a tenant's tables, slots and staging and the rounding of large segments take is not to be had for blocks.
+        self.quota_of(uid).min(self.budget.most_for_segments()).saturating_sub(LARGEST_BLOCK_MARGIN_BYTES)
     }
 
     fn quota_of(&self, uid: u32) -> u64 {
@@ -131,23 +133,15 @@ impl Cache {
             let tenant = self.new_tenant(uid)?;
             self.tenants.insert(uid, tenant);
         }
-        Ok(self
-            .tenants
-            .get_mut(&uid)
-            .unwrap_or_else(|| unreachable!("just inserted")))
+        Ok(self.tenants.get_mut(&uid).unwrap_or_else(|| unreachable!("just inserted")))
     }
 
     fn known(&mut self, uid: u32) -> &mut Tenant {
-        self.tenants
-            .get_mut(&uid)
-            .unwrap_or_else(|| unreachable!("tenant {uid} has no session"))
+        self.tenants.get_mut(&uid).unwrap_or_else(|| unreachable!("tenant {uid} has no session"))
     }
 
     fn new_tenant(&mut self, uid: u32) -> Result<Tenant, Refusal> {
-        let table = Need::Table {
-            uid,
-            capacity: TABLE_SMALLEST,
-        };
+        let table = Need::Table { uid, capacity: TABLE_SMALLEST };
         let bytes = control::BYTES as u64 + table.bytes();
         if !self.make_budget(uid, bytes) {
             return Err(self.no_space(uid, bytes));
@@ -160,10 +154,11 @@ impl Cache {
             self.budget.refund(bytes);
             Refusal::Failed(format!("shared memory for user {uid}: {error}"))
         })?;
-        // A seed of the tenant's own, so that nothing about one tenant's index tells about another's.
-        let seed = larder_protocol::checksum::crc64(
-            &[self.settings.seed.to_le_bytes(), u64::from(uid).to_le_bytes()].concat(),
-        );
+        // Of the tenant's own, so that nothing about one tenant's index tells about another's.
+        let seed = getrandom::u64().map_err(|error| {
+            self.budget.refund(bytes);
+            Refusal::Failed(format!("the kernel gave no random bytes: {error}"))
+        })?;
         let words = MappedWords::new(area.mapping, 0, control::BYTES / 8);
         index::begin_control(&words, seed, self.settings.instance);
         let index = Index::new(words, table, TABLE_SMALLEST);
@@ -185,8 +180,9 @@ impl Cache {
         memory: u64,
     ) -> Result<SessionStart, Refusal> {
         let bytes = page.memfd.len() as u64;
-        let slots = page.memfd.description(true);
-        self.tenant(uid)?;
+        let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
+        let slots = page.memfd.description(true).map_err(failed)?;
+        let control = self.tenant(uid)?.control.description(false).map_err(failed)?;
         if !self.make_budget(uid, bytes) {
             return Err(self.no_space(uid, bytes));
         }
@@ -194,11 +190,7 @@ impl Cache {
         tenant.pins.add(session, memory, pid, page);
         tenant.session_bytes += bytes;
         tenant.sessions += 1;
-        let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
-        Ok(SessionStart {
-            control: tenant.control.description(false).map_err(failed)?,
-            slots: slots.map_err(failed)?,
-        })
+        Ok(SessionStart { control, slots })
     }
 
     /// Adds a slot page to a session.
@@ -218,10 +210,7 @@ impl Cache {
                 "all {have} slots of this session are in use and {most} is the most it may have; release blocks, or raise max_slots_per_session"
             )));
         }
-        let descriptor = page
-            .memfd
-            .description(true)
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        let descriptor = page.memfd.description(true).map_err(|error| Refusal::Failed(error.to_string()))?;
         if !self.make_budget(uid, bytes) {
             return Err(self.no_space(uid, bytes));
         }
@@ -272,19 +261,13 @@ impl Cache {
     /// The current table of a tenant, to be sent.
     pub(crate) fn table(&mut self, uid: u32) -> Result<(OwnedFd, u64), Refusal> {
         let (memfd, len) = self.known(uid).index.memory();
-        memfd
-            .description(false)
-            .map(|fd| (fd, len))
-            .map_err(|error| Refusal::Failed(error.to_string()))
+        memfd.description(false).map(|fd| (fd, len)).map_err(|error| Refusal::Failed(error.to_string()))
     }
 
     /// A segment of a tenant, to be sent.
     pub(crate) fn segment(&mut self, uid: u32, segment: u32) -> Result<(OwnedFd, u64), Refusal> {
         let segment = self.known(uid).segments.get(segment).ok_or(Refusal::NotFound)?;
-        let descriptor = segment
-            .memfd
-            .description(false)
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        let descriptor = segment.memfd.description(false).map_err(|error| Refusal::Failed(error.to_string()))?;
         Ok((descriptor, segment.len()))
     }
 
@@ -330,12 +313,7 @@ impl Cache {
 
     /// Names of a tenant's namespaces after `after`, sorted.
     pub(crate) fn namespace_names(&mut self, uid: u32, after: &str, most: usize) -> Vec<String> {
-        self.known(uid)
-            .namespaces
-            .names_after(after)
-            .take(most)
-            .cloned()
-            .collect()
+        self.known(uid).namespaces.names_after(after).take(most).cloned().collect()
     }
 
     /// Drops all that a namespace holds; its handles learn of the new incarnation. Returns how many blocks went.
@@ -456,14 +434,8 @@ pub(crate) struct SessionStart {
 pub(crate) fn seal_for_client(memfd: &Memfd, platform: &larder_protocol::memory::Platform) -> Result<(), Refusal> {
     use larder_protocol::memory::Seals;
     let bad = |what: String| Refusal::Denied(format!("the session's memory cannot be used: {what}"));
-    memfd
-        .seal(Seals::Final, platform)
-        .map_err(|error| bad(format!("it cannot be sealed: {error}")))?;
-    if memfd.is_whole() {
-        Ok(())
-    } else {
-        Err(bad("its size was changed".into()))
-    }
+    memfd.seal(Seals::Final, platform).map_err(|error| bad(format!("it cannot be sealed: {error}")))?;
+    if memfd.is_whole() { Ok(()) } else { Err(bad("its size was changed".into())) }
 }
 
 fn drop_blocks(tenant: &mut Tenant, namespace: u64) -> u64 {

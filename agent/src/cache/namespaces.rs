@@ -7,6 +7,9 @@ use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
 
 use super::eviction::S3Fifo;
 
+/// Most namespaces of a tenant: their names and options lie in the agent's heap.
+const NAMESPACES_MAX: usize = 10_000;
+
 /// One incarnation of a namespace.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -21,13 +24,7 @@ pub(crate) struct Namespace {
 impl Namespace {
     fn new(name: String, options: NamespaceOptions) -> Namespace {
         let fifo = Self::wants_fifo(&options).then(S3Fifo::new);
-        Namespace {
-            name,
-            options,
-            blocks: 0,
-            bytes: 0,
-            fifo,
-        }
+        Namespace { name, options, blocks: 0, bytes: 0, fifo }
     }
 
     pub(crate) fn wants_fifo(options: &NamespaceOptions) -> bool {
@@ -70,20 +67,19 @@ impl Namespaces {
             }
             return Ok(*id);
         }
+        if self.by_name.len() >= NAMESPACES_MAX {
+            return Err(Refusal::TooMany(format!(
+                "{NAMESPACES_MAX} namespaces are the most a user may have; `larder ns rm` removes one"
+            )));
+        }
         let id = fresh_id();
         self.by_name.insert(name.to_owned(), id);
-        self.by_id.insert(
-            id,
-            Namespace::new(name.to_owned(), options.cloned().unwrap_or_default()),
-        );
+        self.by_id.insert(id, Namespace::new(name.to_owned(), options.cloned().unwrap_or_default()));
         Ok(id)
     }
 
     pub(crate) fn id(&self, name: &str) -> Result<u64, Refusal> {
-        self.by_name
-            .get(name)
-            .copied()
-            .ok_or_else(|| Refusal::NoNamespace(name.to_owned()))
+        self.by_name.get(name).copied().ok_or_else(|| Refusal::NoNamespace(name.to_owned()))
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<&Namespace> {
@@ -97,9 +93,7 @@ impl Namespaces {
 
     fn stale(&self, id: u64) -> Refusal {
         let now = self.former.get(&id).and_then(|name| self.by_name.get(name));
-        Refusal::Cleared {
-            namespace: now.copied().unwrap_or(0),
-        }
+        Refusal::Cleared { namespace: now.copied().unwrap_or(0) }
     }
 
     pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Namespace> {
@@ -116,19 +110,13 @@ impl Namespaces {
 
     pub(crate) fn names_after(&self, after: &str) -> impl Iterator<Item = &String> {
         use std::ops::Bound::{Excluded, Unbounded};
-        self.by_name
-            .range::<str, _>((Excluded(after), Unbounded))
-            .map(|(name, _)| name)
+        self.by_name.range::<str, _>((Excluded(after), Unbounded)).map(|(name, _)| name)
     }
 
     /// Ends an incarnation and begins the next.
     pub(crate) fn renew(&mut self, name: &str, fresh_id: u64) -> Result<u64, Refusal> {
         let old = self.id(name)?;
-        let options = self
-            .by_id
-            .remove(&old)
-            .map(|namespace| namespace.options)
-            .unwrap_or_default();
+        let options = self.by_id.remove(&old).map(|namespace| namespace.options).unwrap_or_default();
         self.by_id.insert(fresh_id, Namespace::new(name.to_owned(), options));
         self.by_name.insert(name.to_owned(), fresh_id);
         self.note_former(old, name);

@@ -73,39 +73,19 @@ impl Pins {
     pub(crate) fn add(&mut self, session: u64, memory: u64, pid: i32, prepared: Prepared) {
         let stripes = prepared.mapping.len() / stripe::BYTES;
         let stripes = (0..stripes)
-            .map(|n| {
-                (
-                    MappedWords::new(prepared.mapping.clone(), n * stripe::BYTES, stripe::WORDS),
-                    0,
-                )
-            })
+            .map(|n| (MappedWords::new(prepared.mapping.clone(), n * stripe::BYTES, stripe::WORDS), 0))
             .collect();
-        self.pages.push(Page {
-            session,
-            memory,
-            pid,
-            memfd: prepared.memfd,
-            stripes,
-            sealed: false,
-            ended: false,
-        });
+        self.pages.push(Page { session, memory, pid, memfd: prepared.memfd, stripes, sealed: false, ended: false });
     }
 
     /// The page's memory, to be sent or sealed.
     pub(crate) fn memfd(&self, session: u64, memory: u64) -> Option<&Memfd> {
-        self.pages
-            .iter()
-            .find(|page| page.session == session && page.memory == memory)
-            .map(|page| &page.memfd)
+        self.pages.iter().find(|page| page.session == session && page.memory == memory).map(|page| &page.memfd)
     }
 
     /// From now on the page is read.
     pub(crate) fn sealed(&mut self, session: u64, memory: u64) {
-        if let Some(page) = self
-            .pages
-            .iter_mut()
-            .find(|page| page.session == session && page.memory == memory)
-        {
+        if let Some(page) = self.pages.iter_mut().find(|page| page.session == session && page.memory == memory) {
             page.sealed = true;
         }
     }
@@ -120,12 +100,7 @@ impl Pins {
     pub(crate) fn scan(&self) -> HashSet<BlockId> {
         slot::before_scan();
         let mut pinned = HashSet::new();
-        for (words, _) in self
-            .pages
-            .iter()
-            .filter(|page| page.sealed)
-            .flat_map(|page| &page.stripes)
-        {
+        for (words, _) in self.pages.iter().filter(|page| page.sealed).flat_map(|page| &page.stripes) {
             slot::scan(words, |id| {
                 pinned.insert(id);
             });
@@ -135,12 +110,7 @@ impl Pins {
 
     /// Takes the touches noted since the last drain.
     pub(crate) fn drain(&mut self, mut touched: impl FnMut(BlockId)) {
-        for (words, head) in self
-            .pages
-            .iter_mut()
-            .filter(|page| page.sealed)
-            .flat_map(|page| &mut page.stripes)
-        {
+        for (words, head) in self.pages.iter_mut().filter(|page| page.sealed).flat_map(|page| &mut page.stripes) {
             *head = touch::drain(words, *head, &mut touched).head;
         }
     }
@@ -148,10 +118,7 @@ impl Pins {
     /// The session has ended. `process_gone` says that its process has too, for kernels that cannot answer who else has
     /// a page mapped.
     pub(crate) fn end_session(&mut self, session: u64, process_gone: bool, platform: &Platform) -> u64 {
-        self.pages
-            .iter_mut()
-            .filter(|page| page.session == session)
-            .for_each(|page| page.ended = true);
+        self.pages.iter_mut().filter(|page| page.session == session).for_each(|page| page.ended = true);
         self.drop_ended(platform, |page_session| page_session == session && process_gone)
     }
 
@@ -186,12 +153,7 @@ impl Pins {
     /// Sums of what clients counted, of sessions past and present.
     pub(crate) fn claimed(&self) -> Claimed {
         let mut sum = self.gone;
-        for (words, _) in self
-            .pages
-            .iter()
-            .filter(|page| page.sealed)
-            .flat_map(|page| &page.stripes)
-        {
+        for (words, _) in self.pages.iter().filter(|page| page.sealed).flat_map(|page| &page.stripes) {
             sum.add(words);
         }
         sum
@@ -201,12 +163,7 @@ impl Pins {
     pub(crate) fn holders(&self, bytes_of: impl Fn(BlockId) -> u64) -> Vec<Holder> {
         let sealed = self.pages.iter().filter(|page| page.sealed);
         let holders = sealed.map(|page| {
-            let mut holder = Holder {
-                pid: page.pid,
-                orphan: page.ended,
-                slots: 0,
-                bytes: 0,
-            };
+            let mut holder = Holder { pid: page.pid, orphan: page.ended, slots: 0, bytes: 0 };
             for (words, _) in &page.stripes {
                 slot::scan(words, |id| {
                     holder.slots += 1;

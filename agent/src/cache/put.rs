@@ -89,19 +89,8 @@ impl Cache {
         self.admit(uid, namespace, key, len, now_ns)?;
         let shape = BlockShape::new(key.len(), len);
         let (segment, extent) = self.find_room(uid, &shape)?;
-        let mapping = self
-            .mapping(uid, segment)
-            .unwrap_or_else(|| unreachable!("segment {segment} was just used"));
-        Ok(Reservation {
-            uid,
-            namespace,
-            key: key.into(),
-            len,
-            segment,
-            extent,
-            mapping,
-            sealed_ms: None,
-        })
+        let mapping = self.mapping(uid, segment).unwrap_or_else(|| unreachable!("segment {segment} was just used"));
+        Ok(Reservation { uid, namespace, key: key.into(), len, segment, extent, mapping, sealed_ms: None })
     }
 
     /// Refuses a put that cannot end well, before any room is made for it.
@@ -115,11 +104,7 @@ impl Cache {
         if tenant.pinned_bytes > tenant.pinned_limit_bytes {
             tenant.look_at_pins();
             if tenant.pinned_bytes > tenant.pinned_limit_bytes {
-                return Err(Refusal::Pinned {
-                    pinned: tenant.pinned_bytes,
-                    limit: tenant.pinned_limit_bytes,
-                }
-                .into());
+                return Err(Refusal::Pinned { pinned: tenant.pinned_bytes, limit: tenant.pinned_limit_bytes }.into());
             }
         }
         let existing = tenant.find(namespace, key).map(|at| tenant.blocks.get(at));
@@ -127,11 +112,7 @@ impl Cache {
         let held = existing
             .filter(|block| block.state == State::Published && (block.expiry_ns == 0 || now_ns < block.expiry_ns));
         if let Some(block) = held.filter(|block| block.len != len && !options.overwrite) {
-            return Err(Refusal::Exists {
-                held: block.len,
-                offered: len,
-            }
-            .into());
+            return Err(Refusal::Exists { held: block.len, offered: len }.into());
         }
         let replaces = held.map_or(0, |block| block.len);
         if let Some(quota) = options.quota_bytes {
@@ -139,18 +120,12 @@ impl Cache {
                 let used = tenant.namespaces.get(namespace).map_or(0, |namespace| namespace.bytes);
                 (used.saturating_sub(replaces) + len > quota).then_some(used)
             };
-            if let Some(used) = over(tenant) {
+            if let Some(used) = over(tenant).filter(|_| len <= quota) {
                 tenant.evict((used + len).saturating_sub(quota), Some(namespace));
             }
             if let Some(used) = over(tenant) {
                 let name = tenant.namespaces.current(namespace)?.name.clone();
-                return Err(Refusal::Quota {
-                    name,
-                    needed: len,
-                    used,
-                    quota,
-                }
-                .into());
+                return Err(Refusal::Quota { name, needed: len, used, quota }.into());
             }
         }
         Ok(())
@@ -160,9 +135,7 @@ impl Cache {
     pub(crate) fn abandon(&mut self, reservation: &Reservation) {
         let id = BlockId::new(reservation.segment, reservation.extent.offset_bytes);
         // Never published, so no pin can name it: no scan.
-        self.known(reservation.uid)
-            .segments
-            .free(id, reservation.extent.len_bytes);
+        self.known(reservation.uid).segments.free(id, reservation.extent.len_bytes);
         if reservation.sealed_ms.is_some() {
             self.retire(reservation.uid, reservation.segment);
             self.drop_retired();
@@ -197,13 +170,7 @@ impl Cache {
         checksums: &Checksums,
         now_ns: u64,
     ) -> Result<PutOutcome, Stop> {
-        let Reservation {
-            uid,
-            namespace,
-            ref key,
-            len,
-            ..
-        } = *reservation;
+        let Reservation { uid, namespace, ref key, len, .. } = *reservation;
         let overwrite = self.known(uid).namespaces.current(namespace)?.options.overwrite;
         let mut replaced = false;
         match self.under(reservation, checksums, now_ns) {
@@ -247,14 +214,7 @@ impl Cache {
             state: State::Published,
         };
         if reservation.sealed_ms.is_none() {
-            write_block_ends(
-                &reservation.mapping,
-                reservation.extent.offset_bytes,
-                &block,
-                key,
-                checksums,
-                created_ms,
-            );
+            write_block_ends(&reservation.mapping, reservation.extent.offset_bytes, &block, key, checksums, created_ms);
         }
         let hash = block.hash;
         // The new block is published before the old one goes, so that a failure changes nothing and no reader finds
@@ -269,11 +229,7 @@ impl Cache {
         tenant.figures.puts += 1;
         tenant.figures.put_bytes += len;
         tenant.wake(hash);
-        Ok(if replaced {
-            PutOutcome::Replaced
-        } else {
-            PutOutcome::Stored
-        })
+        Ok(if replaced { PutOutcome::Replaced } else { PutOutcome::Stored })
     }
 
     /// What lies under the key of a reservation, compared with its payload.
@@ -310,10 +266,7 @@ pub(super) fn write_block_ends(
     created_ms: u64,
 ) {
     if checksums.chunks.len() > 1 {
-        mapping.copy_in(
-            to_usize(start + block.shape().checksums_offset),
-            &checksums.table_bytes(),
-        );
+        mapping.copy_in(to_usize(start + block.shape().checksums_offset), &checksums.table_bytes());
     }
     write_header(mapping, start, block, key, created_ms);
 }

@@ -36,11 +36,7 @@ impl Cache {
         if let Some(found) = self.known(uid).segments.allocate(shape, dedicated) {
             return Ok(found);
         }
-        let len = if dedicated {
-            shape.total_len.next_multiple_of(HUGE_PAGE_BYTES)
-        } else {
-            segment_bytes
-        };
+        let len = if dedicated { shape.total_len.next_multiple_of(HUGE_PAGE_BYTES) } else { segment_bytes };
         if let Some(found) = self.grow(uid, len, dedicated, shape)? {
             return Ok(found);
         }
@@ -95,7 +91,8 @@ impl Cache {
             return Ok(self.known(uid).segments.allocate(shape, false));
         }
         let may_take = dedicated || self.is_under_share(uid, len);
-        let enough = |cache: &Cache| cache.budget.free_for_segments() >= len;
+        let enough =
+            |cache: &Cache| cache.budget.free_for_segments().saturating_sub(cache.promised_to_others(uid)) >= len;
         let found = enough(self)
             || self.reclaim_idle(enough)
             || (may_take && self.take_from_others(uid, enough))
@@ -106,8 +103,23 @@ impl Cache {
         Err(Stop::Need(Need::Segment { uid, len, dedicated }))
     }
 
+    /// What others are guaranteed and do not use yet: it is never lent.
+    fn promised_to_others(&self, uid: u32) -> u64 {
+        let others = self.settings.tenants.iter().filter(|(other, _, _)| *other != uid);
+        others
+            .map(|(other, _, guaranteed)| {
+                let used = self.tenants.get(other).map_or(0, super::Tenant::used_bytes);
+                guaranteed.saturating_sub(used)
+            })
+            .sum()
+    }
+
     /// Makes budget for something small that a tenant needs: a table, slots, staging. Charged when true.
     pub(super) fn make_budget(&mut self, uid: u32, bytes: u64) -> bool {
+        let quota = self.quota_of(uid);
+        if !self.shrink_tenant(uid, quota.saturating_sub(bytes)) {
+            return false;
+        }
         let enough = |cache: &Cache| cache.budget.free_bytes() >= bytes;
         let found =
             enough(self) || self.reclaim_idle(enough) || self.take_from_others(uid, enough) || self.shrink(uid, enough);
@@ -132,7 +144,8 @@ impl Cache {
         match need {
             Need::Spare { .. } => self.spares.push(prepared),
             Need::Segment { uid, len, dedicated } => {
-                if self.tenants.contains_key(&uid) {
+                // Others may have taken the last place in the directory meanwhile.
+                if self.tenants.get(&uid).is_some_and(|tenant| tenant.segments.has_place()) {
                     self.add_segment(uid, prepared, dedicated);
                 } else {
                     drop(prepared);
@@ -167,9 +180,7 @@ impl Cache {
     fn add_segment(&mut self, uid: u32, prepared: Prepared, dedicated: bool) {
         self.last_segment += 1;
         let id = self.last_segment;
-        self.known(uid)
-            .segments
-            .add(id, prepared.memfd, prepared.mapping, dedicated);
+        self.known(uid).segments.add(id, prepared.memfd, prepared.mapping, dedicated);
     }
 
     /// Adds memory that was sealed for ever, with one block in it. Returns its number.
@@ -238,20 +249,14 @@ impl Cache {
 
     /// What a tenant may count on when the node is full: its guarantee, or an equal part if that is more.
     fn share_of(&self, uid: u32) -> u64 {
-        let active = self
-            .tenants
-            .values()
-            .filter(|tenant| tenant.segments.len() > 0 || tenant.uid == uid)
-            .count();
+        let active = self.tenants.values().filter(|tenant| tenant.segments.len() > 0 || tenant.uid == uid).count();
         let equal = self.budget.capacity_bytes() / active.max(1) as u64;
         let guaranteed = self.tenants.get(&uid).map_or(0, |tenant| tenant.guaranteed_bytes);
         guaranteed.max(equal).min(self.quota_of(uid))
     }
 
     fn is_under_share(&self, uid: u32, more: u64) -> bool {
-        self.tenants
-            .get(&uid)
-            .is_some_and(|tenant| tenant.used_bytes() + more <= self.share_of(uid))
+        self.tenants.get(&uid).is_some_and(|tenant| tenant.used_bytes() + more <= self.share_of(uid))
     }
 
     /// Tenants that use more than their share give segments up, the largest first.
@@ -260,12 +265,7 @@ impl Cache {
             .tenants
             .values()
             .filter(|tenant| tenant.uid != uid)
-            .map(|tenant| {
-                (
-                    tenant.used_bytes().saturating_sub(self.share_of(tenant.uid)),
-                    tenant.uid,
-                )
-            })
+            .map(|tenant| (tenant.used_bytes().saturating_sub(self.share_of(tenant.uid)), tenant.uid))
             .filter(|(excess, _)| *excess > 0)
             .collect();
         over.sort_unstable_by(|a, b| b.cmp(a));
@@ -273,30 +273,18 @@ impl Cache {
     }
 
     /// Empties and retires segments of a tenant until it uses at most `bytes`.
-    pub(super) fn shrink_tenant(&mut self, uid: u32, bytes: u64) -> bool {
-        self.shrink(uid, |cache| {
-            cache
-                .tenants
-                .get(&uid)
-                .is_none_or(|tenant| tenant.used_bytes() <= bytes)
-        })
+    fn shrink_tenant(&mut self, uid: u32, bytes: u64) -> bool {
+        self.shrink(uid, |cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes))
     }
 
     /// Empties and retires segments of a tenant until it is `enough`.
     fn shrink(&mut self, uid: u32, enough: impl Fn(&Cache) -> bool) -> bool {
-        if enough(self) {
-            return true;
-        }
-        if !self.tenants.contains_key(&uid) {
-            return false;
+        if enough(self) || !self.tenants.contains_key(&uid) {
+            return enough(self);
         }
         self.retire_unused(uid);
-        let mut order: Vec<(u64, u32)> = self
-            .known(uid)
-            .segments
-            .iter()
-            .map(|(id, segment)| (segment.extents.used_bytes(), id))
-            .collect();
+        let mut order: Vec<(u64, u32)> =
+            self.known(uid).segments.iter().map(|(id, segment)| (segment.extents.used_bytes(), id)).collect();
         order.sort_unstable();
         for (_, id) in order {
             if enough(self) {
@@ -316,11 +304,7 @@ impl Cache {
         if enough(self) || self.reclaim_idle(enough) {
             return;
         }
-        let mut uids: Vec<(u64, u32)> = self
-            .tenants
-            .values()
-            .map(|tenant| (tenant.used_bytes(), tenant.uid))
-            .collect();
+        let mut uids: Vec<(u64, u32)> = self.tenants.values().map(|tenant| (tenant.used_bytes(), tenant.uid)).collect();
         uids.sort_unstable_by(|a, b| b.cmp(a));
         for (_, uid) in uids {
             if self.shrink(uid, enough) {
@@ -343,13 +327,7 @@ impl Cache {
                     kept: tenant.kept_bytes(),
                 }
             }
-            None => Refusal::NoSpace {
-                needed,
-                quota,
-                used: 0,
-                pinned: 0,
-                kept: 0,
-            },
+            None => Refusal::NoSpace { needed, quota, used: 0, pinned: 0, kept: 0 },
         }
     }
 }

@@ -49,14 +49,7 @@ pub(crate) struct Segments {
 
 impl Segments {
     pub(crate) fn new(control: MappedWords) -> Segments {
-        Segments {
-            live: BTreeMap::new(),
-            control,
-            free_places: Vec::new(),
-            used_places: 0,
-            bytes: 0,
-            hint: 0,
-        }
+        Segments { live: BTreeMap::new(), control, free_places: Vec::new(), used_places: 0, bytes: 0, hint: 0 }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -76,12 +69,10 @@ impl Segments {
     pub(crate) fn add(&mut self, id: u32, memfd: Memfd, mapping: Arc<Mapping>, dedicated: bool) {
         let place = self.free_places.pop().unwrap_or_else(|| {
             self.used_places += 1;
-            self.control
-                .store(control::DIRECTORY_USED, self.used_places as u64, Ordering::Relaxed);
+            self.control.store(control::DIRECTORY_USED, self.used_places as u64, Ordering::Relaxed);
             self.used_places - 1
         });
-        self.control
-            .store(control::DIRECTORY + place, u64::from(id), Ordering::Release);
+        self.control.store(control::DIRECTORY + place, u64::from(id), Ordering::Release);
         let len = memfd.len() as u64;
         self.bytes += len;
         let segment = Segment {
@@ -101,13 +92,8 @@ impl Segments {
     /// account until nobody has it mapped.
     pub(crate) fn retire(&mut self, id: u32) -> Option<Memfd> {
         let segment = self.live.remove(&id)?;
-        assert!(
-            segment.extents.is_unused(),
-            "segment {id} retired with {} bytes in use",
-            segment.extents.used_bytes()
-        );
-        self.control
-            .store(control::DIRECTORY + segment.place, 0, Ordering::Release);
+        assert!(segment.extents.is_unused(), "segment {id} retired with {} bytes in use", segment.extents.used_bytes());
+        self.control.store(control::DIRECTORY + segment.place, 0, Ordering::Release);
         self.free_places.push(segment.place);
         self.bytes -= segment.len();
         Some(segment.memfd)
@@ -147,20 +133,13 @@ impl Segments {
         let fitting = |segment: &Segment| {
             !segment.dedicated && !segment.closing && segment.extents.largest_free_bytes() >= shape.total_len
         };
-        let candidates: Vec<u32> = self
-            .live
-            .iter()
-            .filter(|(_, segment)| fitting(segment))
-            .map(|(id, _)| *id)
-            .collect();
+        let candidates: Vec<u32> =
+            self.live.iter().filter(|(_, segment)| fitting(segment)).map(|(id, _)| *id).collect();
         candidates.into_iter().find_map(|id| self.allocate_in(id, shape))
     }
 
     fn allocate_in(&mut self, id: u32, shape: &BlockShape) -> Option<(u32, Extent)> {
-        let segment = self
-            .live
-            .get_mut(&id)
-            .filter(|segment| !segment.closing && !segment.immutable)?;
+        let segment = self.live.get_mut(&id).filter(|segment| !segment.closing && !segment.immutable)?;
         let extent = segment.extents.allocate(shape.total_len, shape.align)?;
         if !segment.dedicated {
             self.hint = id;
@@ -170,22 +149,12 @@ impl Segments {
 
     /// Gives the extent of a block back.
     pub(crate) fn free(&mut self, id: BlockId, extent_len: u64) {
-        let segment = self
-            .live
-            .get_mut(&id.segment())
-            .unwrap_or_else(|| unreachable!("{id:?} outside every segment"));
-        segment.extents.free(Extent {
-            offset_bytes: id.offset_bytes(),
-            len_bytes: extent_len,
-        });
+        let segment = self.live.get_mut(&id.segment()).unwrap_or_else(|| unreachable!("{id:?} outside every segment"));
+        segment.extents.free(Extent { offset_bytes: id.offset_bytes(), len_bytes: extent_len });
     }
 
     /// Segments without blocks.
     pub(crate) fn unused(&self) -> Vec<u32> {
-        self.live
-            .iter()
-            .filter(|(_, segment)| segment.extents.is_unused())
-            .map(|(id, _)| *id)
-            .collect()
+        self.live.iter().filter(|(_, segment)| segment.extents.is_unused()).map(|(id, _)| *id).collect()
     }
 }

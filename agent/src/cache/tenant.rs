@@ -117,9 +117,7 @@ impl Tenant {
 
     fn mapping_of(&self, id: BlockId) -> &Mapping {
         let segment = self.segments.get(id.segment());
-        &segment
-            .unwrap_or_else(|| unreachable!("{id:?} lies in no segment"))
-            .mapping
+        &segment.unwrap_or_else(|| unreachable!("{id:?} lies in no segment")).mapping
     }
 
     /// The key of a block, read back from its header in the segment, which only this process writes.
@@ -170,20 +168,26 @@ impl Tenant {
         if let Some(fifo) = self.fifo_of(namespace) {
             fifo.insert(at, extent_len, hash[1]);
         }
-        if expiry != 0 {
-            self.expiries.push(Reverse((expiry, at, generation)));
-        }
+        self.note_expiry(expiry, at, generation);
         Ok(())
+    }
+
+    fn note_expiry(&mut self, expiry_ns: u64, at: u32, generation: u64) {
+        if expiry_ns == 0 {
+            return;
+        }
+        // Blocks that went before their time leave a note behind; more such notes than blocks are thrown out.
+        if self.expiries.len() > 1024 + 2 * self.blocks.places() as usize {
+            let blocks = &self.blocks;
+            self.expiries.retain(|Reverse((_, at, generation))| blocks.get(*at).generation == *generation);
+        }
+        self.expiries.push(Reverse((expiry_ns, at, generation)));
     }
 
     /// Takes an evicted block back under a new generation.
     pub(crate) fn republish(&mut self, at: u32, generation: u64) -> Result<(), Full> {
         let block = self.blocks.get_mut(at);
-        assert!(
-            block.state == State::Evicted,
-            "block in state {:?} taken back",
-            block.state
-        );
+        assert!(block.state == State::Evicted, "block in state {:?} taken back", block.state);
         block.generation = generation;
         block.state = State::Published;
         let (namespace, hash, extent_len, expiry) = (block.namespace, block.hash, block.extent_len, block.expiry_ns);
@@ -197,9 +201,7 @@ impl Tenant {
         if let Some(fifo) = self.fifo_of(namespace) {
             fifo.reinsert(at, extent_len, hash[1]);
         }
-        if expiry != 0 {
-            self.expiries.push(Reverse((expiry, at, generation)));
-        }
+        self.note_expiry(expiry, at, generation);
         Ok(())
     }
 
@@ -220,11 +222,7 @@ impl Tenant {
     /// Takes a published block out of the index. Its memory stays until a later [`Tenant::sweep`] finds it unpinned.
     pub(crate) fn unpublish(&mut self, at: u32, into: State) {
         let block = self.blocks.get(at);
-        assert!(
-            block.state == State::Published,
-            "block in state {:?} taken out of the index",
-            block.state
-        );
+        assert!(block.state == State::Published, "block in state {:?} taken out of the index", block.state);
         let (hash, generation, namespace) = (block.hash, block.generation, block.namespace);
         self.index.remove(hash, generation);
         self.count(at, false);
@@ -285,10 +283,7 @@ impl Tenant {
     }
 
     fn note_pinned(&mut self, pinned: &HashSet<BlockId>) {
-        let bytes = pinned
-            .iter()
-            .filter_map(|id| self.blocks.with_id(*id))
-            .map(|at| self.blocks.get(at).extent_len);
+        let bytes = pinned.iter().filter_map(|id| self.blocks.with_id(*id)).map(|at| self.blocks.get(at).extent_len);
         self.pinned_bytes = bytes.sum();
     }
 
@@ -296,9 +291,7 @@ impl Tenant {
         let (blocks, fifo, namespaces) = (&self.blocks, &mut self.fifo, &mut self.namespaces);
         self.pins.drain(|id| {
             let Some(at) = blocks.with_id(id) else { return };
-            let own = namespaces
-                .get_mut(blocks.get(at).namespace)
-                .and_then(|namespace| namespace.fifo.as_mut());
+            let own = namespaces.get_mut(blocks.get(at).namespace).and_then(|namespace| namespace.fifo.as_mut());
             own.unwrap_or(fifo).touch(at);
         });
     }
@@ -329,10 +322,7 @@ impl Tenant {
             return self.namespaces.get_mut(only)?.fifo.as_mut()?.next_victim(&mut veto);
         }
         let own_bytes = self.fifo.bytes();
-        let fullest = self
-            .namespaces
-            .iter_mut()
-            .filter_map(|(_, namespace)| namespace.fifo.as_mut());
+        let fullest = self.namespaces.iter_mut().filter_map(|(_, namespace)| namespace.fifo.as_mut());
         match fullest.max_by_key(|fifo| fifo.bytes()) {
             Some(fifo) if fifo.bytes() > own_bytes => {
                 fifo.next_victim(&mut veto).or_else(|| self.fifo.next_victim(&mut veto))
@@ -350,30 +340,26 @@ impl Tenant {
             .map(|(at, _)| at)
             .collect();
         let pinned = self.look_at_pins();
+        let stays = |at: &u32| {
+            let block = self.blocks.get(*at);
+            let namespace = self.namespaces.get(block.namespace);
+            namespace.is_some_and(|namespace| namespace.options.eviction == Eviction::Keep)
+                || pinned.contains(&block.id)
+        };
+        if there.iter().any(stays) {
+            return false;
+        }
         for at in there {
-            let block = self.blocks.get(at);
-            let keeps = self
-                .namespaces
-                .get(block.namespace)
-                .is_some_and(|namespace| namespace.options.eviction == Eviction::Keep);
-            if keeps || pinned.contains(&block.id) {
-                return false;
-            }
             self.unpublish(at, State::Evicted);
             self.figures.evictions += 1;
         }
         self.sweep();
-        self.segments
-            .get(segment)
-            .is_some_and(|segment| segment.extents.is_unused())
+        self.segments.get(segment).is_some_and(|segment| segment.extents.is_unused())
     }
 
     /// Bytes that may not be evicted.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        let keeping = self
-            .namespaces
-            .iter()
-            .filter(|(_, namespace)| namespace.options.eviction == Eviction::Keep);
+        let keeping = self.namespaces.iter().filter(|(_, namespace)| namespace.options.eviction == Eviction::Keep);
         keeping.map(|(_, namespace)| namespace.bytes).sum()
     }
 

@@ -61,12 +61,7 @@ impl Cache {
     fn retire_long_unused(&mut self, uid: u32, now_ns: u64) -> bool {
         let tenant = self.known(uid);
         let unused = tenant.segments.unused();
-        let used: Vec<u32> = tenant
-            .segments
-            .iter()
-            .map(|(id, _)| id)
-            .filter(|id| !unused.contains(id))
-            .collect();
+        let used: Vec<u32> = tenant.segments.iter().map(|(id, _)| id).filter(|id| !unused.contains(id)).collect();
         for id in used {
             if let Some(segment) = tenant.segments.get_mut(id) {
                 segment.unused_since_ns = None;
@@ -86,9 +81,7 @@ impl Cache {
             }
         }
         // One standard segment stays, for the next put.
-        let kept = over
-            .iter()
-            .position(|id| tenant.segments.get(*id).is_some_and(|segment| !segment.dedicated));
+        let kept = over.iter().position(|id| tenant.segments.get(*id).is_some_and(|segment| !segment.dedicated));
         if let Some(kept) = kept.filter(|_| waiting == 0) {
             over.remove(kept);
         }
@@ -134,9 +127,7 @@ impl Cache {
         let (blocks, payload_bytes) = tenant
             .namespaces
             .iter()
-            .fold((0, 0), |(blocks, bytes), (_, namespace)| {
-                (blocks + namespace.blocks, bytes + namespace.bytes)
-            });
+            .fold((0, 0), |(blocks, bytes), (_, namespace)| (blocks + namespace.blocks, bytes + namespace.bytes));
         TenantStat {
             uid,
             quota_bytes,

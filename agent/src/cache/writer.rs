@@ -37,11 +37,7 @@ pub(crate) struct WriterMemory {
 #[derive(Debug)]
 pub(crate) enum Sealed {
     /// Nobody can write it any more and it is what was checked.
-    Whole {
-        mapping: Arc<Mapping>,
-        checksums: Checksums,
-        created_ms: u64,
-    },
+    Whole { mapping: Arc<Mapping>, checksums: Checksums, created_ms: u64 },
     /// Somebody still has it mapped for writing: the payload must be copied.
     StillWritable { mapping: Arc<Mapping> },
     /// It was changed while it was sealed.
@@ -99,19 +95,14 @@ impl WriterMemory {
         };
         write_block_ends(&self.mapping, 0, &block, &self.key, &checksums, created_ms);
         // The map is replaced by a read-only one; the writable one goes with its last reference, here.
-        self.mapping = Arc::new(Mapping::read_only(&self.memfd, self.memfd.len())?);
+        // It must be of a description that cannot write, or the kernel would count it as one that may yet.
+        self.mapping = Arc::new(Mapping::read_only(self.memfd.description(false)?, self.memfd.len())?);
         if self.memfd.seal(Seals::Immutable, platform).is_err() {
-            return Ok(Sealed::StillWritable {
-                mapping: Arc::clone(&self.mapping),
-            });
+            return Ok(Sealed::StillWritable { mapping: Arc::clone(&self.mapping) });
         }
         let unchanged = self.checksums(&self.mapping) == checksums && self.ends_are(&block, &checksums, created_ms)?;
         if unchanged {
-            Ok(Sealed::Whole {
-                mapping: Arc::clone(&self.mapping),
-                checksums,
-                created_ms,
-            })
+            Ok(Sealed::Whole { mapping: Arc::clone(&self.mapping), checksums, created_ms })
         } else {
             Ok(Sealed::Changed)
         }
@@ -139,15 +130,10 @@ impl WriterMemory {
         super::tenant::header_bytes(block, &self.key, created_ms, &mut expected);
         self.mapping.copy_out(0, &mut found);
         let head_len = larder_protocol::layout::block::HEADER_BYTES + self.key.len();
-        let table = if checksums.chunks.len() > 1 {
-            checksums.table_bytes()
-        } else {
-            Vec::new()
-        };
+        let table = if checksums.chunks.len() > 1 { checksums.table_bytes() } else { Vec::new() };
         let mut found_table = vec![0; table.len()];
         if !table.is_empty() {
-            self.mapping
-                .copy_out(to_usize(shape.checksums_offset), &mut found_table);
+            self.mapping.copy_out(to_usize(shape.checksums_offset), &mut found_table);
         }
         Ok(found[..head_len] == expected[..head_len] && found_table == table)
     }
@@ -169,8 +155,7 @@ impl Cache {
     ) -> Result<u64, Stop> {
         self.admit(uid, namespace, key, len, now_ns)?;
         let bytes = memory_bytes(key, len);
-        let quota = self.quota_of(uid);
-        if !self.shrink_tenant(uid, quota.saturating_sub(bytes)) || !self.make_budget(uid, bytes) {
+        if !self.make_budget(uid, bytes) {
             return Err(self.no_space(uid, bytes).into());
         }
         self.known(uid).session_bytes += bytes;
@@ -192,15 +177,7 @@ impl Cache {
         created_ms: u64,
         now_ns: u64,
     ) -> Result<PutOutcome, CommitError> {
-        let WriterMemory {
-            uid,
-            namespace,
-            key,
-            len,
-            bytes,
-            memfd,
-            ..
-        } = writer;
+        let WriterMemory { uid, namespace, key, len, bytes, memfd, .. } = writer;
         if !self.known(uid).segments.has_place() {
             self.end_writer(uid, bytes);
             return Err(CommitError::Refused(Refusal::TooMany(
@@ -211,28 +188,11 @@ impl Cache {
         self.known(uid).session_bytes -= bytes;
         let segment = self.add_immutable(uid, memfd, Arc::clone(&mapping));
         let shape = BlockShape::new(key.len(), len);
-        let extents = self
-            .known(uid)
-            .segments
-            .get_mut(segment)
-            .map(|segment| &mut segment.extents);
-        let whole = Extent {
-            offset_bytes: 0,
-            len_bytes: bytes,
-        };
-        let extent = extents
-            .and_then(|extents| extents.allocate(bytes, shape.align))
-            .unwrap_or(whole);
-        let reservation = Reservation {
-            uid,
-            namespace,
-            key,
-            len,
-            segment,
-            extent,
-            mapping,
-            sealed_ms: Some(created_ms),
-        };
+        let extents = self.known(uid).segments.get_mut(segment).map(|segment| &mut segment.extents);
+        let whole = Extent { offset_bytes: 0, len_bytes: bytes };
+        let extent = extents.and_then(|extents| extents.allocate(bytes, shape.align)).unwrap_or(whole);
+        let reservation =
+            Reservation { uid, namespace, key, len, segment, extent, mapping, sealed_ms: Some(created_ms) };
         self.commit(Box::new(reservation), checksums, now_ns)
     }
 }

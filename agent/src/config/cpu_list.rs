@@ -56,19 +56,13 @@ pub fn parse_cpu_list(text: &str) -> Result<Vec<usize>, CpuListError> {
         }
         named[first..=last].fill(true);
     }
-    Ok(named
-        .iter()
-        .enumerate()
-        .filter_map(|(number, &is_named)| is_named.then_some(number))
-        .collect())
+    Ok(named.iter().enumerate().filter_map(|(number, &is_named)| is_named.then_some(number)).collect())
 }
 
 fn parse_number(text: &str, item: &str) -> Result<usize, CpuListError> {
     let digits = text.trim();
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(CpuListError::NotARange {
-            item: excerpt(item.trim()),
-        });
+        return Err(CpuListError::NotARange { item: excerpt(item.trim()) });
     }
     match digits.parse() {
         Ok(number) if number <= CPU_NUMBER_MAX => Ok(number),
@@ -111,16 +105,8 @@ mod tests {
         assert_eq!(parse_cpu_list("-1"), not_a_range("-1"));
         assert_eq!(parse_cpu_list("1-2-3"), not_a_range("1-2-3"));
         assert_eq!(parse_cpu_list("+1"), not_a_range("+1"));
-        assert_eq!(
-            parse_cpu_list("3-1"),
-            Err(CpuListError::Backwards { first: 3, last: 1 })
-        );
-        assert_eq!(
-            parse_cpu_list("0-8192"),
-            Err(CpuListError::TooLarge {
-                item: "8192".to_owned()
-            })
-        );
+        assert_eq!(parse_cpu_list("3-1"), Err(CpuListError::Backwards { first: 3, last: 1 }));
+        assert_eq!(parse_cpu_list("0-8192"), Err(CpuListError::TooLarge { item: "8192".to_owned() }));
         let huge = "9".repeat(30);
         assert_eq!(parse_cpu_list(&huge), Err(CpuListError::TooLarge { item: huge }));
     }

@@ -169,10 +169,7 @@ pub(super) fn read(path: &Path, problems: &mut Vec<Problem>) -> Option<GivenByFi
     match read_text(path) {
         Ok(text) => parse(path, &text, problems),
         Err(source) => {
-            problems.push(Problem::FileUnreadable {
-                path: path.to_owned(),
-                source,
-            });
+            problems.push(Problem::FileUnreadable { path: path.to_owned(), source });
             None
         }
     }
@@ -193,11 +190,7 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
     lines.take_unknown_keys(root.get_mut());
     let file: FileConfig = lines.or_problem(deserialize(root))?;
     let tenants = file.tenant.clone();
-    let scalars = file
-        .into_scalars()
-        .into_iter()
-        .filter_map(|(key, value)| lines.given(key, value))
-        .collect();
+    let scalars = file.into_scalars().into_iter().filter_map(|(key, value)| lines.given(key, value)).collect();
     let tenants = tenants.into_iter().map(|table| {
         let line = lines.line_at(table.span().start);
         let TenantTable { uid, quota, guaranteed } = table.into_inner();
@@ -208,10 +201,7 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
             guaranteed: lines.given("guaranteed", guaranteed),
         }
     });
-    Some(GivenByFile {
-        scalars,
-        tenants: tenants.collect(),
-    })
+    Some(GivenByFile { scalars, tenants: tenants.collect() })
 }
 
 fn deserialize<T: DeserializeOwned>(root: Spanned<DeTable<'_>>) -> Result<T, toml::de::Error> {
@@ -251,17 +241,10 @@ impl Lines<'_> {
             Scalar::Text(text) => Some(Given {
                 key,
                 text: OsString::from(text),
-                origin: Origin::File {
-                    path: self.path.to_owned(),
-                    line,
-                },
+                origin: Origin::File { path: self.path.to_owned(), line },
             }),
             Scalar::NotScalar => {
-                self.problems.push(Problem::NotScalar {
-                    path: self.path.to_owned(),
-                    line,
-                    key,
-                });
+                self.problems.push(Problem::NotScalar { path: self.path.to_owned(), line, key });
                 None
             }
         }
@@ -288,10 +271,7 @@ impl Lines<'_> {
     }
 
     fn refuse_tenant(&mut self, root: &mut DeTable<'_>, line: usize) {
-        self.problems.push(Problem::TenantNotTables {
-            path: self.path.to_owned(),
-            line,
-        });
+        self.problems.push(Problem::TenantNotTables { path: self.path.to_owned(), line });
         root.remove(TENANT);
     }
 

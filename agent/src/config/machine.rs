@@ -76,17 +76,12 @@ impl Machine {
     pub fn detect() -> Result<Self, MachineError> {
         let meminfo = read(MEMINFO)?;
         let status = read(STATUS)?;
-        let page_bytes = sysconf(SysconfVar::PAGE_SIZE)
-            .ok()
-            .flatten()
-            .and_then(|bytes| u64::try_from(bytes).ok());
+        let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok());
         Ok(Self {
             mem_total_bytes: mem_total_bytes(&meminfo)?,
             cpus: allowed(&status, "Cpus_allowed_list", CPUS_ONLINE)?,
             numa_nodes: allowed(&status, "Mems_allowed_list", NODES_WITH_MEMORY)?,
-            page_bytes: page_bytes
-                .filter(|&bytes| bytes > 0)
-                .ok_or(MachineError::PageSizeUnknown)?,
+            page_bytes: page_bytes.filter(|&bytes| bytes > 0).ok_or(MachineError::PageSizeUnknown)?,
             euid: geteuid().as_raw(),
             huge_page_pool_bytes: huge_page_pool_bytes(&meminfo, fs::read_to_string(HUGE_PAGE_POOL).ok().as_deref()),
         })
@@ -99,9 +94,7 @@ fn read(path: &'static str) -> Result<String, MachineError> {
 
 /// The rest of the line `field: rest`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim)
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// A line of meminfo in bytes; the kernel's `kB` are 1,024 bytes.
@@ -111,10 +104,7 @@ fn kilobytes(meminfo: &str, name: &str) -> Option<u64> {
 }
 
 fn mem_total_bytes(meminfo: &str) -> Result<u64, MachineError> {
-    kilobytes(meminfo, "MemTotal").ok_or(MachineError::FieldMissing {
-        path: MEMINFO,
-        field: "MemTotal",
-    })
+    kilobytes(meminfo, "MemTotal").ok_or(MachineError::FieldMissing { path: MEMINFO, field: "MemTotal" })
 }
 
 /// The pool from its own file, else from meminfo where that speaks of pages of this size. A kernel without the feature
@@ -124,37 +114,24 @@ fn huge_page_pool_bytes(meminfo: &str, pool_pages: Option<&str>) -> u64 {
         (kilobytes(meminfo, "Hugepagesize").map(ByteSize) == Some(HUGE_PAGE))
             .then_some(field(meminfo, "HugePages_Total")?)
     };
-    let pages: u64 = pool_pages
-        .or_else(from_meminfo)
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0);
+    let pages: u64 = pool_pages.or_else(from_meminfo).and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     pages.saturating_mul(HUGE_PAGE.bytes())
 }
 
 /// What the status of the process allows of what the machine has: the first may name what is not there, the second
 /// what is not for us. Without the second (a kernel without NUMA, a container without /sys) the first decides.
 fn allowed(status: &str, name: &'static str, present_path: &'static str) -> Result<Vec<usize>, MachineError> {
-    let text = field(status, name).ok_or(MachineError::FieldMissing {
-        path: STATUS,
-        field: name,
-    })?;
+    let text = field(status, name).ok_or(MachineError::FieldMissing { path: STATUS, field: name })?;
     let allowed = list(STATUS, text)?;
     let Ok(text) = fs::read_to_string(present_path) else {
         return Ok(allowed);
     };
     let present = list(present_path, &text)?;
-    Ok(allowed
-        .into_iter()
-        .filter(|number| present.binary_search(number).is_ok())
-        .collect())
+    Ok(allowed.into_iter().filter(|number| present.binary_search(number).is_ok()).collect())
 }
 
 fn list(path: &'static str, text: &str) -> Result<Vec<usize>, MachineError> {
-    parse_cpu_list(text).map_err(|source| MachineError::ListMalformed {
-        path,
-        text: excerpt(text),
-        source,
-    })
+    parse_cpu_list(text).map_err(|source| MachineError::ListMalformed { path, text: excerpt(text), source })
 }
 
 #[cfg(test)]
@@ -179,25 +156,16 @@ Hugepagesize:       2048 kB
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(
-            mem_total_bytes(MEMINFO_TEXT).expect("there is such a line"),
-            24_684_092 * 1_024
-        );
+        assert_eq!(mem_total_bytes(MEMINFO_TEXT).expect("there is such a line"), 24_684_092 * 1_024);
         let error = mem_total_bytes("MemFree: 1 kB\n").expect_err("there is no such line");
-        assert_eq!(
-            error.to_string(),
-            "/proc/meminfo has no usable line MemTotal, which describes the machine"
-        );
+        assert_eq!(error.to_string(), "/proc/meminfo has no usable line MemTotal, which describes the machine");
     }
 
     #[test]
     fn the_pool_of_2_mib_pages_is_found_or_empty() {
         assert_eq!(huge_page_pool_bytes(MEMINFO_TEXT, Some("7\n")), 14 << 20);
         assert_eq!(huge_page_pool_bytes(MEMINFO_TEXT, None), 24 << 20);
-        assert_eq!(
-            huge_page_pool_bytes(&MEMINFO_TEXT.replace("2048 kB", "1048576 kB"), None),
-            0
-        );
+        assert_eq!(huge_page_pool_bytes(&MEMINFO_TEXT.replace("2048 kB", "1048576 kB"), None), 0);
         assert_eq!(huge_page_pool_bytes("", None), 0);
     }
 
@@ -207,16 +175,8 @@ Hugepagesize:       2048 kB
         let cpus = allowed(status, "Cpus_allowed_list", CPUS_ONLINE).expect("both lists are readable");
         assert!(!cpus.is_empty() && cpus.len() < 8_192);
         let absent = "/proc/self/there-is-no-such-file";
-        assert_eq!(
-            allowed(status, "Mems_allowed_list", absent).expect("the first list decides"),
-            [0]
-        );
+        assert_eq!(allowed(status, "Mems_allowed_list", absent).expect("the first list decides"), [0]);
         let error = allowed("Cpus_allowed_list:\tmany\n", "Cpus_allowed_list", absent).expect_err("no list");
-        assert!(
-            error
-                .to_string()
-                .starts_with("/proc/self/status holds \"many\" where a list"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("/proc/self/status holds \"many\" where a list"), "{error}");
     }
 }

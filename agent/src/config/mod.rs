@@ -159,25 +159,14 @@ impl Config {
     pub fn limits_of(&self, uid: u32) -> TenantLimits {
         match self.tenants.binary_search_by_key(&uid, |tenant| tenant.uid) {
             Ok(at) => self.tenants[at],
-            Err(_) => TenantLimits {
-                uid,
-                quota: self.tenant_quota,
-                guaranteed: ByteSize(0),
-            },
+            Err(_) => TenantLimits { uid, quota: self.tenant_quota, guaranteed: ByteSize(0) },
         }
     }
 
     /// Every setting in effect as key, value and where it came from: `file`, `environment`, `flag` or `default`.
     pub fn describe(&self) -> Vec<(String, String, &'static str)> {
-        let cpus = if self.cpus.is_empty() {
-            "all".to_owned()
-        } else {
-            format_cpu_list(&self.cpus)
-        };
-        let config = self
-            .config
-            .as_ref()
-            .map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        let cpus = if self.cpus.is_empty() { "all".to_owned() } else { format_cpu_list(&self.cpus) };
+        let config = self.config.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
         let values = [
             ("capacity", exact(self.capacity)),
             ("huge_pages", self.huge_pages.to_string()),
@@ -211,11 +200,7 @@ impl Config {
 /// A size as it prints, with the bytes beside it where that form is rounded.
 fn exact(size: ByteSize) -> String {
     let text = size.to_string();
-    if text.parse() == Ok(size) {
-        text
-    } else {
-        format!("{text} ({} bytes)", size.bytes())
-    }
+    if text.parse() == Ok(size) { text } else { format!("{text} ({} bytes)", size.bytes()) }
 }
 
 impl fmt::Display for HugePages {

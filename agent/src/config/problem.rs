@@ -267,16 +267,8 @@ pub enum Problem {
 
 impl Problem {
     pub(super) fn unknown_key(path: &Path, line: usize, key: &str, known: &[&'static str]) -> Self {
-        let advice = KeyAdvice {
-            nearest: nearest(key, known),
-            known: known.to_vec(),
-        };
-        Self::UnknownKey {
-            path: path.to_owned(),
-            line,
-            key: excerpt(key),
-            advice,
-        }
+        let advice = KeyAdvice { nearest: nearest(key, known), known: known.to_vec() };
+        Self::UnknownKey { path: path.to_owned(), line, key: excerpt(key), advice }
     }
 }
 
@@ -304,9 +296,7 @@ fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     if letters.len() > 40 {
         return None;
     }
-    let distances = known
-        .iter()
-        .map(|&candidate| (edit_distance(&letters, candidate), candidate));
+    let distances = known.iter().map(|&candidate| (edit_distance(&letters, candidate), candidate));
     let (distance, candidate) = distances.min()?;
     (distance <= (candidate.len() / 3).max(1)).then_some(candidate)
 }
@@ -357,10 +347,7 @@ mod tests {
     fn a_near_key_is_suggested_and_a_far_one_is_not() {
         assert_eq!(nearest("capcity", &SCALAR_KEYS), Some("capacity"));
         assert_eq!(nearest("huge-pages", &SCALAR_KEYS), Some("huge_pages"));
-        assert_eq!(
-            nearest("max_sesions_per_user", &SCALAR_KEYS),
-            Some("max_sessions_per_uid")
-        );
+        assert_eq!(nearest("max_sesions_per_user", &SCALAR_KEYS), Some("max_sessions_per_uid"));
         assert_eq!(nearest("numas", &SCALAR_KEYS), Some("numa"));
         assert_eq!(nearest("colour", &SCALAR_KEYS), None);
         assert_eq!(nearest("", &SCALAR_KEYS), None);

@@ -47,12 +47,7 @@ pub(super) fn load(
     let file_is_lost = matches!(read, Some(None));
     let GivenByFile { scalars, tenants } = read.flatten().unwrap_or_default();
     let sources = BTreeMap::from([("config", config_origin.name())]);
-    let mut resolver = Resolver {
-        given: Sources::new(args, env, scalars),
-        machine,
-        problems,
-        sources,
-    };
+    let mut resolver = Resolver { given: Sources::new(args, env, scalars), machine, problems, sources };
 
     let capacity = resolver.capacity(file_is_lost);
     // Checks against a capacity that is not known would only report its absence again.
@@ -88,10 +83,7 @@ pub(super) fn load(
     };
     match ConfigError::of(resolver.problems) {
         Some(error) => Err(error),
-        None => Ok(Config {
-            sources: resolver.sources,
-            ..settings
-        }),
+        None => Ok(Config { sources: resolver.sources, ..settings }),
     }
 }
 
@@ -136,10 +128,7 @@ impl Resolver<'_> {
         match text.and_then(|text| Ok(parse(text.trim())?)) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.report(Problem::Value {
-                    given: given.clone(),
-                    error,
-                });
+                self.report(Problem::Value { given: given.clone(), error });
                 None
             }
         }
@@ -163,12 +152,7 @@ impl Resolver<'_> {
         if capacity < CAPACITY_MIN {
             self.report(Problem::CapacityTooSmall { given, capacity });
         } else if capacity > limit {
-            self.report(Problem::CapacityTooLarge {
-                given,
-                capacity,
-                mem_total,
-                limit,
-            });
+            self.report(Problem::CapacityTooLarge { given, capacity, mem_total, limit });
         }
         Some(capacity)
     }
@@ -181,12 +165,7 @@ impl Resolver<'_> {
             let pages = self.machine.huge_page_pool_bytes / HUGE_PAGE.bytes();
             let pages_needed = capacity.bytes().div_ceil(HUGE_PAGE.bytes());
             if pages < pages_needed {
-                self.report(Problem::HugePagePoolTooSmall {
-                    given,
-                    capacity,
-                    pages_needed,
-                    pages,
-                });
+                self.report(Problem::HugePagePoolTooSmall { given, capacity, pages_needed, pages });
             }
         }
         huge_pages
@@ -205,11 +184,7 @@ impl Resolver<'_> {
         }
         let rounded_down = whole(size);
         if rounded_down != size && huge_pages != HugePages::Off {
-            self.report(Problem::SegmentSizeNotHuge {
-                given,
-                huge_pages,
-                rounded_down,
-            });
+            self.report(Problem::SegmentSizeNotHuge { given, huge_pages, rounded_down });
         } else if rounded_down > capacity {
             self.report(Problem::AboveCapacity { given, capacity });
         }
@@ -235,11 +210,7 @@ impl Resolver<'_> {
         if size > capacity {
             self.report(Problem::AboveCapacity { given, capacity });
         } else if size < min {
-            self.report(Problem::OutOfRange {
-                given,
-                min: min.to_string(),
-                max: "the capacity".to_owned(),
-            });
+            self.report(Problem::OutOfRange { given, min: min.to_string(), max: "the capacity".to_owned() });
         }
     }
 
@@ -256,16 +227,10 @@ impl Resolver<'_> {
             let limits = self.tenant(path, &table, default_quota, capacity, &mut lines);
             tenants.extend(limits);
         }
-        let total = tenants
-            .iter()
-            .fold(0_u64, |sum, tenant| sum.saturating_add(tenant.guaranteed.bytes()));
+        let total = tenants.iter().fold(0_u64, |sum, tenant| sum.saturating_add(tenant.guaranteed.bytes()));
         if let (Some(path), true) = (path, total > capacity.bytes()) {
             let path = path.to_owned();
-            self.report(Problem::GuaranteedAboveCapacity {
-                path,
-                total: ByteSize(total),
-                capacity,
-            });
+            self.report(Problem::GuaranteedAboveCapacity { path, total: ByteSize(total), capacity });
         }
         tenants.sort_by_key(|tenant| tenant.uid);
         tenants
@@ -287,10 +252,7 @@ impl Resolver<'_> {
             self.check_share(given.clone(), size, QUOTA_MIN, capacity);
             quota = size;
         }
-        let guaranteed = table
-            .guaranteed
-            .as_ref()
-            .and_then(|given| self.read(given, str::parse::<ByteSize>));
+        let guaranteed = table.guaranteed.as_ref().and_then(|given| self.read(given, str::parse::<ByteSize>));
         let guaranteed = guaranteed.unwrap_or_default();
         let Some(given_uid) = &table.uid else {
             let path = path.map(Path::to_owned).unwrap_or_default();
@@ -299,19 +261,12 @@ impl Resolver<'_> {
         };
         let uid = self.read(given_uid, |text| parse_number(text, 0, UID_NONE - 1))?;
         if let Some(&first_line) = lines.get(&uid) {
-            self.report(Problem::TenantTwice {
-                given: given_uid.clone(),
-                first_line,
-            });
+            self.report(Problem::TenantTwice { given: given_uid.clone(), first_line });
             return None;
         }
         lines.insert(uid, table.line);
         if let (Some(given), true) = (&table.guaranteed, guaranteed > quota) {
-            self.report(Problem::GuaranteedAboveQuota {
-                given: given.clone(),
-                uid,
-                quota,
-            });
+            self.report(Problem::GuaranteedAboveQuota { given: given.clone(), uid, quota });
         }
         Some(TenantLimits { uid, quota, guaranteed })
     }
@@ -334,10 +289,7 @@ impl Resolver<'_> {
         if let Numa::Node(node) = numa
             && !self.machine.numa_nodes.contains(&node)
         {
-            self.report(Problem::NumaNodeAbsent {
-                given,
-                present: self.machine.numa_nodes.clone(),
-            });
+            self.report(Problem::NumaNodeAbsent { given, present: self.machine.numa_nodes.clone() });
         }
         numa
     }
@@ -349,18 +301,13 @@ impl Resolver<'_> {
         let is_absent = |cpu: &usize| !self.machine.cpus.contains(cpu);
         let absent: Vec<usize> = cpus.iter().copied().filter(is_absent).collect();
         if !absent.is_empty() {
-            self.report(Problem::CpusAbsent {
-                given,
-                absent,
-                present: self.machine.cpus.clone(),
-            });
+            self.report(Problem::CpusAbsent { given, absent, present: self.machine.cpus.clone() });
         }
         cpus
     }
 
     fn count(&mut self, key: &'static str, default: u32, max: u32) -> u32 {
-        self.value(key, |text| parse_number(text, 1, max))
-            .map_or(default, |(count, _)| count)
+        self.value(key, |text| parse_number(text, 1, max)).map_or(default, |(count, _)| count)
     }
 
     fn socket(&mut self, env: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {
@@ -373,22 +320,14 @@ impl Resolver<'_> {
             self.report(Problem::SocketPathInvalid { path: path.clone() });
         } else if bytes.len() > SOCKET_PATH_BYTES_MAX {
             let (len_bytes, max_bytes) = (bytes.len(), SOCKET_PATH_BYTES_MAX);
-            self.report(Problem::SocketPathTooLong {
-                path: path.clone(),
-                len_bytes,
-                max_bytes,
-            });
+            self.report(Problem::SocketPathTooLong { path: path.clone(), len_bytes, max_bytes });
         }
         path
     }
 }
 
 fn out_of_range(given: Given, min: ByteSize, max: ByteSize) -> Problem {
-    Problem::OutOfRange {
-        given,
-        min: min.to_string(),
-        max: max.to_string(),
-    }
+    Problem::OutOfRange { given, min: min.to_string(), max: max.to_string() }
 }
 
 /// Where clients look when nobody tells them. A relative runtime directory is ignored, as its specification asks.
@@ -396,10 +335,7 @@ fn default_socket(env: &dyn Fn(&str) -> Option<OsString>, euid: u32) -> PathBuf 
     if euid == 0 {
         return PathBuf::from("/run/larder/larder.sock");
     }
-    match env("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .filter(|directory| directory.is_absolute())
-    {
+    match env("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|directory| directory.is_absolute()) {
         Some(directory) => directory.join("larder/larder.sock"),
         None => PathBuf::from(format!("/tmp/larder-{euid}/larder.sock")),
     }

@@ -102,24 +102,14 @@ impl Sources {
     pub(super) fn new(args: &Args, env: &dyn Fn(&str) -> Option<OsString>, file: Vec<Given>) -> Self {
         let flags = args.scalars().into_iter().filter_map(|(key, text)| {
             let text = text?;
-            Some(Given {
-                key,
-                text,
-                origin: Origin::Flag,
-            })
+            Some(Given { key, text, origin: Origin::Flag })
         });
         let variables = SCALAR_KEYS.into_iter().filter_map(|key| {
             let text = from_environment(env, key)?;
-            Some(Given {
-                key,
-                text,
-                origin: Origin::Environment,
-            })
+            Some(Given { key, text, origin: Origin::Environment })
         });
         // The first of a key is found first, so the order here is the precedence.
-        Self {
-            winners: flags.chain(variables).chain(file).collect(),
-        }
+        Self { winners: flags.chain(variables).chain(file).collect() }
     }
 
     pub(super) fn find(&self, key: &'static str) -> Option<Given> {
@@ -137,18 +127,10 @@ pub(super) fn excerpt(text: &str) -> String {
 }
 
 fn visible(character: char) -> Vec<char> {
-    if character.is_control() {
-        character.escape_default().collect()
-    } else {
-        vec![character]
-    }
+    if character.is_control() { character.escape_default().collect() } else { vec![character] }
 }
 
 /// A path for a message; an empty one in quotes, or nobody would see it.
 pub(super) fn shown_path(path: &Path) -> String {
-    if path.as_os_str().is_empty() {
-        "\"\"".to_owned()
-    } else {
-        excerpt(&path.to_string_lossy())
-    }
+    if path.as_os_str().is_empty() { "\"\"".to_owned() } else { excerpt(&path.to_string_lossy()) }
 }

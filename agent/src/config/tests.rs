@@ -32,13 +32,10 @@ impl Case<'_> {
     fn load_on(&self, machine: &Machine) -> Result<Config, Vec<String>> {
         let file = self.file.map(|text| {
             let mut file = NamedTempFile::new().expect("a temporary file can be made");
-            file.write_all(text.as_bytes())
-                .expect("a temporary file can be written");
+            file.write_all(text.as_bytes()).expect("a temporary file can be written");
             file
         });
-        let path = file
-            .as_ref()
-            .map_or_else(String::new, |file| file.path().display().to_string());
+        let path = file.as_ref().map_or_else(String::new, |file| file.path().display().to_string());
         let mut command = vec!["larderd"];
         command.extend(self.flags);
         if !path.is_empty() {
@@ -51,17 +48,12 @@ impl Case<'_> {
         };
         Config::load(args, &env, machine).map_err(|error| {
             let sentences = error.problems().iter().map(ToString::to_string);
-            if path.is_empty() {
-                sentences.collect()
-            } else {
-                sentences.map(|s| s.replace(&path, "FILE")).collect()
-            }
+            if path.is_empty() { sentences.collect() } else { sentences.map(|s| s.replace(&path, "FILE")).collect() }
         })
     }
 
     fn config(&self) -> Config {
-        self.load_on(&machine())
-            .unwrap_or_else(|problems| panic!("{problems:#?}"))
+        self.load_on(&machine()).unwrap_or_else(|problems| panic!("{problems:#?}"))
     }
 
     fn problems(&self) -> Vec<String> {
@@ -70,17 +62,11 @@ impl Case<'_> {
 }
 
 fn with_flags<'a>(flags: &'a [&'a str]) -> Case<'a> {
-    Case {
-        flags,
-        ..Case::default()
-    }
+    Case { flags, ..Case::default() }
 }
 
 fn with_file(file: &str) -> Case<'_> {
-    Case {
-        file: Some(file),
-        ..Case::default()
-    }
+    Case { file: Some(file), ..Case::default() }
 }
 
 fn source_of(config: &Config, key: &str) -> &'static str {
@@ -100,10 +86,7 @@ fn the_least_configuration_is_a_capacity() {
     assert_eq!(config.segment_size, ByteSize::mib(256));
     assert_eq!(config.tenant_quota, ByteSize::gib(4));
     assert_eq!(config.pinned_quota, ByteSize::gib(2));
-    assert_eq!(
-        (config.max_sessions_per_uid, config.max_slots_per_session),
-        (256, 65_536)
-    );
+    assert_eq!((config.max_sessions_per_uid, config.max_slots_per_session), (256, 65_536));
     assert_eq!(config.staging, ByteSize::mib(8));
     assert_eq!(config.log, "info");
     assert_eq!(config.config, None);
@@ -132,21 +115,14 @@ const SAMPLES: [(&str, &str); 14] = [
 #[test]
 fn every_key_is_known_to_the_file_the_environment_and_the_flags() {
     assert_eq!(SAMPLES.map(|(key, _)| key), SCALAR_KEYS);
-    let file: String = SAMPLES
-        .iter()
-        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
-        .collect();
+    let file: String = SAMPLES.iter().map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
     let variables = SAMPLES.map(|(key, value)| (format!("LARDER_{}", key.to_uppercase()), value));
     let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let flags = SAMPLES.map(|(key, value)| format!("--{}={value}", key.replace('_', "-")));
     let flags: Vec<_> = flags.iter().map(String::as_str).collect();
 
     let from_file = with_file(&file).config();
-    let from_environment = Case {
-        variables: &variables,
-        ..Case::default()
-    }
-    .config();
+    let from_environment = Case { variables: &variables, ..Case::default() }.config();
     let from_flags = with_flags(&flags).config();
     for (key, _) in SAMPLES {
         assert_eq!(source_of(&from_file, key), "file");
@@ -167,22 +143,12 @@ fn every_key_is_known_to_the_file_the_environment_and_the_flags() {
 fn flags_win_over_the_environment_and_the_environment_over_the_file() {
     let case = Case {
         file: Some("capacity = 1073741824\nstaging = \"2MiB\"\nlog = \"warn\"\nspin = true\n"),
-        variables: &[
-            ("LARDER_CAPACITY", "2GiB"),
-            ("LARDER_STAGING", "3MiB"),
-            ("LARDER_LOG", ""),
-        ],
+        variables: &[("LARDER_CAPACITY", "2GiB"), ("LARDER_STAGING", "3MiB"), ("LARDER_LOG", "")],
         flags: &["--capacity", "3GiB", "--spin=false"],
     };
     let config = case.config();
-    assert_eq!(
-        (config.capacity, source_of(&config, "capacity")),
-        (ByteSize::gib(3), "flag")
-    );
-    assert_eq!(
-        (config.staging, source_of(&config, "staging")),
-        (ByteSize::mib(3), "environment")
-    );
+    assert_eq!((config.capacity, source_of(&config, "capacity")), (ByteSize::gib(3), "flag"));
+    assert_eq!((config.staging, source_of(&config, "staging")), (ByteSize::mib(3), "environment"));
     // A variable that is set to nothing is not set.
     assert_eq!((config.log.as_str(), source_of(&config, "log")), ("warn", "file"));
     assert_eq!((config.spin, source_of(&config, "spin")), (false, "flag"));
@@ -193,14 +159,9 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
 #[test]
 fn the_environment_can_name_the_file() {
     let mut file = NamedTempFile::new().expect("a temporary file can be made");
-    file.write_all(b"capacity = \"64MiB\"")
-        .expect("a temporary file can be written");
+    file.write_all(b"capacity = \"64MiB\"").expect("a temporary file can be written");
     let path = file.path().to_str().expect("temporary paths are text").to_owned();
-    let config = Case {
-        variables: &[("LARDER_CONFIG", &path)],
-        ..Case::default()
-    }
-    .config();
+    let config = Case { variables: &[("LARDER_CONFIG", &path)], ..Case::default() }.config();
     assert_eq!(config.capacity, ByteSize::mib(64));
     assert_eq!(source_of(&config, "config"), "environment");
 }
@@ -211,10 +172,7 @@ fn a_capacity_may_be_a_share_of_the_memory() {
     let refused = "a percentage is a whole number from 1% to 100%";
     for text in ["0%", "101%", "-5%", "1.5%", "%", "x%"] {
         let flag = format!("--capacity={text}");
-        assert_eq!(
-            with_flags(&[&flag]).problems(),
-            [format!("--capacity {text}: {refused}")]
-        );
+        assert_eq!(with_flags(&[&flag]).problems(), [format!("--capacity {text}: {refused}")]);
     }
 }
 
@@ -225,57 +183,34 @@ fn segments_follow_the_capacity_in_whole_huge_pages() {
     assert_eq!(segment_size(&["--capacity=33MiB"]), ByteSize::mib(2));
     assert_eq!(segment_size(&["--capacity=1000MiB"]), ByteSize::mib(62));
     assert_eq!(segment_size(&["--capacity=15GiB"]), ByteSize::mib(256));
-    assert_eq!(
-        segment_size(&["--capacity=4GiB", "--segment-size=5MiB"]),
-        ByteSize::mib(4)
-    );
-    assert_eq!(
-        segment_size(&["--capacity=4GiB", "--segment-size=1GiB"]),
-        ByteSize::gib(1)
-    );
-    assert_eq!(
-        segment_size(&["--capacity=4GiB", "--segment-size=4MiB", "--huge-pages=thp"]),
-        ByteSize::mib(4)
-    );
+    assert_eq!(segment_size(&["--capacity=4GiB", "--segment-size=5MiB"]), ByteSize::mib(4));
+    assert_eq!(segment_size(&["--capacity=4GiB", "--segment-size=1GiB"]), ByteSize::gib(1));
+    assert_eq!(segment_size(&["--capacity=4GiB", "--segment-size=4MiB", "--huge-pages=thp"]), ByteSize::mib(4));
 }
 
 #[test]
 fn staging_is_whole_pages() {
     let case = with_flags(&["--capacity=1GiB", "--staging=1048577"]);
     assert_eq!(case.config().staging, ByteSize::kib(1_028));
-    let large_pages = Machine {
-        page_bytes: 65_536,
-        ..machine()
-    };
-    assert_eq!(
-        case.load_on(&large_pages).map(|config| config.staging),
-        Ok(ByteSize::kib(1_088))
-    );
+    let large_pages = Machine { page_bytes: 65_536, ..machine() };
+    assert_eq!(case.load_on(&large_pages).map(|config| config.staging), Ok(ByteSize::kib(1_088)));
 }
 
 #[test]
 fn each_problem_of_a_capacity_has_its_sentence() {
     assert_eq!(
         Case::default().problems(),
-        [
-            "no capacity is set: say how much memory to use with --capacity (such as 4GiB or 50%), LARDER_CAPACITY, or \
-          capacity in the configuration file"
-        ]
+        ["no capacity is set: say how much memory to use with --capacity (such as 4GiB or 50%), LARDER_CAPACITY, or \
+          capacity in the configuration file"]
     );
     assert_eq!(
         with_flags(&["--capacity=16MiB"]).problems(),
         ["--capacity 16MiB asks for 16 MiB: ask for at least 32 MiB"]
     );
     assert_eq!(
-        Case {
-            variables: &[("LARDER_CAPACITY", "64GiB")],
-            ..Case::default()
-        }
-        .problems(),
-        [
-            "LARDER_CAPACITY=64GiB asks for 64 GiB, but the machine has 16 GiB, of which 256 MiB must be left to the \
-          system: ask for at most 15.7 GiB"
-        ]
+        Case { variables: &[("LARDER_CAPACITY", "64GiB")], ..Case::default() }.problems(),
+        ["LARDER_CAPACITY=64GiB asks for 64 GiB, but the machine has 16 GiB, of which 256 MiB must be left to the \
+          system: ask for at most 15.7 GiB"]
     );
     assert_eq!(
         with_file("\ncapacity = \"4 GB!\"").problems(),
@@ -293,18 +228,11 @@ fn each_problem_of_a_capacity_has_its_sentence() {
 
 #[test]
 fn a_machine_too_small_for_any_capacity_is_said_to_be() {
-    let small = Machine {
-        mem_total_bytes: ByteSize::mib(200).bytes(),
-        ..machine()
-    };
+    let small = Machine { mem_total_bytes: ByteSize::mib(200).bytes(), ..machine() };
     assert_eq!(
-        with_flags(&["--capacity=64MiB"])
-            .load_on(&small)
-            .expect_err("there is no room"),
-        [
-            "the machine has 200 MiB, too little for the least capacity of 32 MiB beside 256 MiB for the system: run \
-          larderd on a machine with more memory"
-        ]
+        with_flags(&["--capacity=64MiB"]).load_on(&small).expect_err("there is no room"),
+        ["the machine has 200 MiB, too little for the least capacity of 32 MiB beside 256 MiB for the system: run \
+          larderd on a machine with more memory"]
     );
 }
 
@@ -313,10 +241,8 @@ fn each_problem_of_pages_and_segments_has_its_sentence() {
     let problems = |flag: &str, other: &str| with_flags(&["--capacity=4GiB", flag, other]).problems();
     assert_eq!(
         problems("--huge-pages=hugetlb", "--spin"),
-        [
-            "--huge-pages hugetlb needs 2048 pages of 2 MiB for a capacity of 4 GiB, but the pool has 512: set \
-          vm.nr_hugepages to 2048 or more, or choose thp or off"
-        ]
+        ["--huge-pages hugetlb needs 2048 pages of 2 MiB for a capacity of 4 GiB, but the pool has 512: set \
+          vm.nr_hugepages to 2048 or more, or choose thp or off"]
     );
     assert_eq!(
         problems("--huge-pages=thp", "--segment-size=5MiB"),
@@ -325,9 +251,7 @@ fn each_problem_of_pages_and_segments_has_its_sentence() {
     for size in ["1MiB", "1025MiB"] {
         assert_eq!(
             problems(&format!("--segment-size={size}"), "--spin"),
-            [format!(
-                "--segment-size {size} is out of range: give at least 2 MiB and at most 1 GiB"
-            )]
+            [format!("--segment-size {size} is out of range: give at least 2 MiB and at most 1 GiB")]
         );
     }
     assert_eq!(
@@ -344,9 +268,7 @@ fn each_problem_of_pages_and_segments_has_its_sentence() {
     for size in ["1023KiB", "257MiB"] {
         assert_eq!(
             problems(&format!("--staging={size}"), "--spin"),
-            [format!(
-                "--staging {size} is out of range: give at least 1 MiB and at most 256 MiB"
-            )]
+            [format!("--staging {size} is out of range: give at least 1 MiB and at most 256 MiB")]
         );
     }
 }
@@ -360,32 +282,15 @@ fn each_problem_of_placement_has_its_sentence() {
     );
     assert_eq!(
         problems("--numa=99999999999999999999999"),
-        [
-            "--numa 99999999999999999999999: this machine has memory on nodes 0-1 alone: choose one of these, none or \
-          interleave"
-        ]
+        ["--numa 99999999999999999999999: this machine has memory on nodes 0-1 alone: choose one of these, none or \
+          interleave"]
     );
-    assert_eq!(
-        problems("--numa=left"),
-        ["--numa left: write none, interleave or the number of a node"]
-    );
-    assert_eq!(
-        problems("--cpus=6-9"),
-        ["--cpus 6-9: CPUs 8-9 are not for larderd to use here: choose from 0-7"]
-    );
-    assert_eq!(
-        problems("--cpus=8"),
-        ["--cpus 8: CPU 8 is not for larderd to use here: choose from 0-7"]
-    );
-    assert_eq!(
-        problems("--cpus=3-1"),
-        ["--cpus 3-1: the range 3-1 runs backwards: write 1-3"]
-    );
+    assert_eq!(problems("--numa=left"), ["--numa left: write none, interleave or the number of a node"]);
+    assert_eq!(problems("--cpus=6-9"), ["--cpus 6-9: CPUs 8-9 are not for larderd to use here: choose from 0-7"]);
+    assert_eq!(problems("--cpus=8"), ["--cpus 8: CPU 8 is not for larderd to use here: choose from 0-7"]);
+    assert_eq!(problems("--cpus=3-1"), ["--cpus 3-1: the range 3-1 runs backwards: write 1-3"]);
     assert_eq!(problems("--spin=maybe"), ["--spin maybe: write true or false"]);
-    assert_eq!(
-        with_flags(&["--capacity=4GiB", "--numa=1"]).config().numa,
-        Numa::Node(1)
-    );
+    assert_eq!(with_flags(&["--capacity=4GiB", "--numa=1"]).config().numa, Numa::Node(1));
     assert_eq!(with_file("capacity = \"4GiB\"\nnuma = 1\ncpus = 3").config().cpus, [3]);
 }
 
@@ -407,9 +312,7 @@ fn each_problem_of_a_limit_has_its_sentence() {
     for text in ["0", "65537", "many", "-1", "4294967296"] {
         assert_eq!(
             problems(&format!("--max-sessions-per-uid={text}")),
-            [format!(
-                "--max-sessions-per-uid {text}: write a whole number from 1 to 65536"
-            )]
+            [format!("--max-sessions-per-uid {text}: write a whole number from 1 to 65536")]
         );
     }
     assert_eq!(
@@ -427,40 +330,12 @@ fn tenants_have_limits_of_their_own_or_the_defaults() {
     )
     .config();
     let (quota, guaranteed) = (ByteSize::gib(8), ByteSize::gib(8));
-    assert_eq!(
-        config.limits_of(1_000),
-        TenantLimits {
-            uid: 1_000,
-            quota,
-            guaranteed
-        }
-    );
+    assert_eq!(config.limits_of(1_000), TenantLimits { uid: 1_000, quota, guaranteed });
     let (quota, guaranteed) = (ByteSize::gib(4), ByteSize::gib(4));
-    assert_eq!(
-        config.limits_of(2_000),
-        TenantLimits {
-            uid: 2_000,
-            quota,
-            guaranteed
-        }
-    );
-    assert_eq!(
-        config.limits_of(0),
-        TenantLimits {
-            uid: 0,
-            quota,
-            guaranteed: ByteSize(0)
-        }
-    );
+    assert_eq!(config.limits_of(2_000), TenantLimits { uid: 2_000, quota, guaranteed });
+    assert_eq!(config.limits_of(0), TenantLimits { uid: 0, quota, guaranteed: ByteSize(0) });
     let rows = config.describe().split_off(SCALAR_KEYS.len() + 1);
-    assert_eq!(
-        rows[0],
-        (
-            "tenant.1000".to_owned(),
-            "quota 8 GiB, guaranteed 8 GiB".to_owned(),
-            "file"
-        )
-    );
+    assert_eq!(rows[0], ("tenant.1000".to_owned(), "quota 8 GiB, guaranteed 8 GiB".to_owned(), "file"));
     assert_eq!(rows.len(), 2);
 }
 
@@ -501,10 +376,7 @@ fn each_problem_of_a_tenant_has_its_sentence() {
     );
     let not_tables = "tenant is no plain key: write a table [[tenant]] for each user";
     assert_eq!(problems("tenant = 3"), [format!("line 2 of FILE: {not_tables}")]);
-    assert_eq!(
-        problems("tenant = [{ uid = 1 },\n 3]"),
-        [format!("line 3 of FILE: {not_tables}")]
-    );
+    assert_eq!(problems("tenant = [{ uid = 1 },\n 3]"), [format!("line 3 of FILE: {not_tables}")]);
     assert_eq!(problems("[tenant]\nuid = 3"), [format!("line 2 of FILE: {not_tables}")]);
 }
 
@@ -530,10 +402,7 @@ fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
 fn a_file_that_cannot_be_read_is_the_only_problem() {
     assert_eq!(with_file("capacity = \"4GiB\"\n= 3").problems().len(), 1);
     assert!(with_file("capacity = \"4GiB\"\nlog = ").problems()[0].starts_with("line 2 of FILE: "));
-    assert_eq!(
-        with_file("log = 1\nlog = 2").problems(),
-        ["line 2 of FILE: duplicate key"]
-    );
+    assert_eq!(with_file("log = 1\nlog = 2").problems(), ["line 2 of FILE: duplicate key"]);
     assert_eq!(
         with_flags(&["--config", "/proc/self/there-is-no-such-file"]).problems(),
         ["cannot read the configuration file /proc/self/there-is-no-such-file: No such file or directory (os error 2)"]
@@ -559,10 +428,7 @@ fn all_problems_are_found_and_the_first_is_the_summary() {
     let args = Args::try_parse_from(["larderd", "--numa=7", "--spin=x"]).expect("the flags are well formed");
     let error = Config::load(args, &|_| None, &machine()).expect_err("three things are wrong");
     let (first, summary) = (error.problems()[0].to_string(), error.to_string());
-    assert_eq!(
-        summary,
-        format!("{first} (and 2 more problems, which --check-config shows)")
-    );
+    assert_eq!(summary, format!("{first} (and 2 more problems, which --check-config shows)"));
 }
 
 #[test]
@@ -570,32 +436,15 @@ fn the_socket_is_where_clients_look() {
     let capacity = ("LARDER_CAPACITY", "1GiB");
     let socket = |variables: &[(&str, &str)], euid| {
         let machine = Machine { euid, ..machine() };
-        Case {
-            variables,
-            ..Case::default()
-        }
-        .load_on(&machine)
-        .expect("nothing is wrong")
-        .socket
+        Case { variables, ..Case::default() }.load_on(&machine).expect("nothing is wrong").socket
     };
     let runtime_dir = [capacity, ("XDG_RUNTIME_DIR", "/run/user/1000")];
     assert_eq!(socket(&runtime_dir, 0), Path::new("/run/larder/larder.sock"));
-    assert_eq!(
-        socket(&runtime_dir, 1_000),
-        Path::new("/run/user/1000/larder/larder.sock")
-    );
+    assert_eq!(socket(&runtime_dir, 1_000), Path::new("/run/user/1000/larder/larder.sock"));
     assert_eq!(socket(&[capacity], 1_000), Path::new("/tmp/larder-1000/larder.sock"));
-    assert_eq!(
-        socket(&[capacity, ("XDG_RUNTIME_DIR", "run")], 1_000),
-        Path::new("/tmp/larder-1000/larder.sock")
-    );
+    assert_eq!(socket(&[capacity, ("XDG_RUNTIME_DIR", "run")], 1_000), Path::new("/tmp/larder-1000/larder.sock"));
 
-    let socket_dir = |path: &str| {
-        with_flags(&["--capacity=1GiB", "--socket", path])
-            .config()
-            .socket_dir()
-            .to_owned()
-    };
+    let socket_dir = |path: &str| with_flags(&["--capacity=1GiB", "--socket", path]).config().socket_dir().to_owned();
     assert_eq!(socket_dir("/run/x/y.sock"), Path::new("/run/x"));
     assert_eq!(socket_dir("y.sock"), Path::new("."));
 }
@@ -605,23 +454,13 @@ fn each_problem_of_a_socket_path_has_its_sentence() {
     for path in ["/", "/run/larder/", "/run/larder/.."] {
         assert_eq!(
             with_flags(&["--capacity=1GiB", "--socket", path]).problems(),
-            [format!(
-                "the socket path {path} does not name a file: give one such as /run/larder/larder.sock"
-            )]
+            [format!("the socket path {path} does not name a file: give one such as /run/larder/larder.sock")]
         );
     }
-    assert_eq!(
-        with_file("capacity = \"1GiB\"\nsocket = \"/tmp/a\\u0000b\"")
-            .problems()
-            .len(),
-        1
-    );
+    assert_eq!(with_file("capacity = \"1GiB\"\nsocket = \"/tmp/a\\u0000b\"").problems().len(), 1);
     let path = format!("/{}", "x".repeat(107));
     let problems = with_flags(&["--capacity=1GiB", "--socket", &path]).problems();
-    assert!(
-        problems[0].ends_with("has 108 bytes: choose one of at most 107 with --socket"),
-        "{problems:?}"
-    );
+    assert!(problems[0].ends_with("has 108 bytes: choose one of at most 107 with --socket"), "{problems:?}");
     with_flags(&["--capacity=1GiB", "--socket", &path[..107]]).config();
 }
 
@@ -638,19 +477,9 @@ fn the_help_names_every_flag_under_a_heading() {
     Args::command().debug_assert();
     let help = Args::command().render_long_help().to_string();
     for key in SCALAR_KEYS {
-        assert!(
-            help.contains(&format!("--{}", key.replace('_', "-"))),
-            "{key} is missing in\n{help}"
-        );
+        assert!(help.contains(&format!("--{}", key.replace('_', "-"))), "{key} is missing in\n{help}");
     }
-    for part in [
-        "Memory:",
-        "Placement:",
-        "Limits:",
-        "Service:",
-        "--check-config",
-        "Example:",
-    ] {
+    for part in ["Memory:", "Placement:", "Limits:", "Service:", "--check-config", "Example:"] {
         assert!(help.contains(part), "{part} is missing in\n{help}");
     }
 }

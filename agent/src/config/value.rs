@@ -56,9 +56,7 @@ pub(super) fn parse_huge_pages(text: &str) -> Result<HugePages, ValueError> {
         "off" => Ok(HugePages::Off),
         "thp" => Ok(HugePages::Thp),
         "hugetlb" => Ok(HugePages::Hugetlb),
-        _ => Err(ValueError::Choice {
-            accepted: "off, thp or hugetlb",
-        }),
+        _ => Err(ValueError::Choice { accepted: "off, thp or hugetlb" }),
     }
 }
 
@@ -66,9 +64,7 @@ pub(super) fn parse_populate(text: &str) -> Result<Populate, ValueError> {
     match text {
         "ahead" => Ok(Populate::Ahead),
         "all" => Ok(Populate::All),
-        _ => Err(ValueError::Choice {
-            accepted: "ahead or all",
-        }),
+        _ => Err(ValueError::Choice { accepted: "ahead or all" }),
     }
 }
 
@@ -79,9 +75,7 @@ pub(super) fn parse_numa(text: &str) -> Result<Numa, ValueError> {
         "interleave" => Ok(Numa::Interleave),
         // A number too large to parse is a node that no machine has: the check against the machine refuses both alike.
         _ if is_number => Ok(Numa::Node(text.parse().unwrap_or(CPU_NUMBER_MAX + 1))),
-        _ => Err(ValueError::Choice {
-            accepted: "none, interleave or the number of a node",
-        }),
+        _ => Err(ValueError::Choice { accepted: "none, interleave or the number of a node" }),
     }
 }
 
@@ -89,9 +83,7 @@ pub(super) fn parse_bool(text: &str) -> Result<bool, ValueError> {
     match text {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err(ValueError::Choice {
-            accepted: "true or false",
-        }),
+        _ => Err(ValueError::Choice { accepted: "true or false" }),
     }
 }
 
@@ -103,9 +95,5 @@ pub(super) fn parse_number(text: &str, min: u32, max: u32) -> Result<u32, ValueE
 }
 
 pub(super) fn parse_log(text: &str) -> Result<String, ValueError> {
-    if text.is_empty() {
-        Err(ValueError::Empty)
-    } else {
-        Ok(text.to_owned())
-    }
+    if text.is_empty() { Err(ValueError::Empty) } else { Ok(text.to_owned()) }
 }

@@ -47,12 +47,7 @@ impl Session {
     /// Begins the session.
     pub(super) async fn hello(&mut self, id: u64, layout: u64, version: u32) -> io::Result<()> {
         if self.greeted {
-            return self
-                .answer(
-                    id,
-                    Reply::Refused(Refusal::Invalid("the session has begun already".into())),
-                )
-                .await;
+            return self.answer(id, Reply::Refused(Refusal::Invalid("the session has begun already".into()))).await;
         }
         if layout != LAYOUT_MAGIC || version != VERSION {
             return self.answer(id, Reply::Refused(Refusal::version(version, layout))).await;
@@ -74,8 +69,7 @@ impl Session {
                     stripes: u32::try_from(STRIPES_FIRST).unwrap_or(u32::MAX),
                     future_write: agent.settings.material.platform.future_write_seal,
                 };
-                self.answer_with(id, Reply::Welcome(welcome), &[life, start.control, start.slots])
-                    .await
+                self.answer_with(id, Reply::Welcome(welcome), &[life, start.control, start.slots]).await
             }
             Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
         }
@@ -93,9 +87,7 @@ impl Session {
         let added = self.may_send_descriptors().and_then(|()| {
             let (page, memory) = self.make_page(&agent, STRIPES_MORE)?;
             let len = page.memfd.len() as u64;
-            let descriptor = agent
-                .cache()
-                .add_slots(self.peer.uid, self.id, self.peer.pid, page, memory)?;
+            let descriptor = agent.cache().add_slots(self.peer.uid, self.id, self.peer.pid, page, memory)?;
             Ok((descriptor, memory, len))
         });
         match added {
@@ -124,12 +116,8 @@ impl Session {
                 self.last_memory += 1;
                 let memory = self.last_memory;
                 let len = prepared.memfd.len() as u64;
-                self.staging = Some(Staging {
-                    memory,
-                    memfd: prepared.memfd,
-                    mapping: prepared.mapping,
-                    sealed: false,
-                });
+                self.staging =
+                    Some(Staging { memory, memfd: prepared.memfd, mapping: prepared.mapping, sealed: false });
                 self.answer_with(id, Reply::Memory { memory, len }, &[descriptor]).await
             }
             Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
@@ -147,12 +135,13 @@ impl Session {
             }
             return Ok(Reply::Done);
         }
+        if self.open_rings(memory)? {
+            return Ok(Reply::Done);
+        }
         if agent.cache().seal_slots(self.peer.uid, self.id, memory)? {
             return Ok(Reply::Done);
         }
-        Err(Refusal::Invalid(format!(
-            "the session was lent no memory with number {memory}"
-        )))
+        Err(Refusal::Invalid(format!("the session was lent no memory with number {memory}")))
     }
 
     /// A range of staging that a client names, if it lies inside.
@@ -160,10 +149,7 @@ impl Session {
         let Some(staging) = self.staging.as_ref().filter(|staging| staging.sealed) else {
             return Err(Refusal::Invalid("the session has no staging memory yet".into()));
         };
-        let inside = staged
-            .offset
-            .checked_add(staged.len)
-            .is_some_and(|end| end <= staging.len());
+        let inside = staged.offset.checked_add(staged.len).is_some_and(|end| end <= staging.len());
         if !inside {
             return Err(Refusal::Invalid(format!(
                 "bytes {}+{} lie outside the staging memory of {} bytes",
@@ -180,8 +166,7 @@ impl Session {
         let made = self.make_writer(id, namespace, key, len, now_ns).await;
         match made {
             Ok((descriptor, bytes, offset)) => {
-                self.answer_with(id, Reply::WriterMemory { len: bytes, offset }, &[descriptor])
-                    .await
+                self.answer_with(id, Reply::WriterMemory { len: bytes, offset }, &[descriptor]).await
             }
             Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
         }
@@ -197,15 +182,11 @@ impl Session {
     ) -> Result<(std::os::fd::OwnedFd, u64, u64), Refusal> {
         self.may_send_descriptors()?;
         if self.writers.len() >= WRITERS_MAX || self.writers.contains_key(&id) {
-            return Err(Refusal::TooMany(format!(
-                "{WRITERS_MAX} writers are open in this session; commit some first"
-            )));
+            return Err(Refusal::TooMany(format!("{WRITERS_MAX} writers are open in this session; commit some first")));
         }
         let agent = Arc::clone(self.agent());
         let uid = self.peer.uid;
-        let bytes = agent
-            .with_memory(|cache| cache.begin_writer(uid, namespace, key, len, now_ns))
-            .await?;
+        let bytes = agent.with_memory(|cache| cache.begin_writer(uid, namespace, key, len, now_ns)).await?;
         let (material, key) = (agent.settings.material, key.to_owned());
         let made = tokio::task::spawn_blocking(move || {
             let writer = WriterMemory::make(uid, namespace, &key, len, &material)?;

@@ -1,11 +1,13 @@
 //! One client's connection: reads requests in order, answers each.
 //!
-//! `mod.rs` is the loop and the socket, `requests.rs` what each request does, `put.rs` the puts that arrive in pieces,
+//! `mod.rs` is the loop and the socket, `ring.rs` the way through shared memory, `requests.rs` what each request does, `put.rs` the puts that arrive in pieces,
 //! `lend.rs` memory and descriptors that a client is lent.
 
+mod exit;
 mod lend;
 mod put;
 mod requests;
+mod ring;
 
 use std::collections::HashMap;
 use std::io;
@@ -13,7 +15,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_protocol::message::{Answer, NO_TIMEOUT, Refusal, Reply, decode_request, encode_reply, request_id};
+use larder_protocol::message::{
+    Answer, DecodeError, NO_TIMEOUT, Refusal, Reply, decode_request, encode_reply, request_id,
+};
+use larder_protocol::ring::{Broken, Pushed};
 use larder_protocol::socket::{self, MESSAGE_LEN_MAX, Peer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -24,9 +29,12 @@ use tracing::debug;
 use crate::server::{Agent, Seat};
 use lend::Staging;
 use put::OpenPut;
+use ring::Rings;
 
 /// Replies with descriptors that a client may leave unacknowledged: descriptors in flight are charged to the agent.
 const UNACKNOWLEDGED_MAX: u32 = 4;
+/// Memory of unread replies above which no descriptors are sent: ten small messages or so.
+const UNREAD_MAX_BYTES: usize = 16 * 1024;
 /// Requests of a session that may wait at once.
 const WAITS_MAX: usize = 64;
 /// Snapshots of a session that may be read page by page at once.
@@ -46,6 +54,9 @@ struct Session {
     unacknowledged: u32,
     last_memory: u64,
     staging: Option<Staging>,
+    rings: Option<Rings>,
+    /// The request being handled came by the ring, and its answer goes there.
+    by_ring: bool,
     puts: HashMap<u64, OpenPut>,
     writers: HashMap<u64, crate::cache::WriterMemory>,
     lists: HashMap<u64, std::vec::IntoIter<String>>,
@@ -65,6 +76,8 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
         unacknowledged: 0,
         last_memory: 0,
         staging: None,
+        rings: None,
+        by_ring: false,
         puts: HashMap::new(),
         writers: HashMap::new(),
         lists: HashMap::new(),
@@ -82,14 +95,9 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
 
 /// Tells a client that it may have no session.
 pub(crate) fn refuse(connection: &OwnedFd, peer: Peer, most: usize) {
-    let refusal = Refusal::TooMany(format!(
-        "user {} has {most} sessions, which is the most it may have; close some",
-        peer.uid
-    ));
-    let answer = encode_reply(&Answer {
-        id: 0,
-        reply: Reply::Refused(refusal),
-    });
+    let refusal =
+        Refusal::TooMany(format!("user {} has {most} sessions, which is the most it may have; close some", peer.uid));
+    let answer = encode_reply(&Answer { id: 0, reply: Reply::Refused(refusal) });
     let _ = socket::send(connection, &answer, &[]);
 }
 
@@ -100,27 +108,77 @@ impl Session {
 
     async fn run(&mut self) -> io::Result<()> {
         let mut packet = vec![0; MESSAGE_LEN_MAX];
+        let mut ring_packet = Vec::new();
         loop {
-            let len = receive(&self.connection, &mut packet).await?;
-            if len == 0 {
-                return Ok(());
+            while self.take_from_ring(&mut ring_packet)? {
+                self.by_ring = true;
+                let handled = self.handle_packet(&ring_packet).await;
+                self.by_ring = false;
+                handled?;
             }
-            match decode_request(&packet[..len]) {
-                Ok(envelope) => self.handle(envelope).await?,
-                Err(error) => {
-                    let refusal = match error {
-                        larder_protocol::message::DecodeError::Key(error) => Refusal::BadKey(error.to_string()),
-                        other => Refusal::Invalid(other.to_string()),
-                    };
-                    self.answer(request_id(&packet[..len]), Reply::Refused(refusal)).await?;
-                }
+            match self.next_packet(&mut packet).await? {
+                Some(0) => return Ok(()),
+                Some(len) => self.handle_packet(&packet[..len]).await?,
+                None => {}
             }
             while self.waits.try_join_next().is_some() {}
         }
     }
 
-    async fn answer(&self, id: u64, reply: Reply) -> io::Result<()> {
-        send(&self.connection, id, reply, &[]).await
+    fn take_from_ring(&mut self, packet: &mut Vec<u8>) -> io::Result<bool> {
+        let taken = self.rings.as_mut().map_or(Ok(false), |rings| rings.take(packet));
+        taken.map_err(|Broken| io::Error::new(io::ErrorKind::InvalidData, "the ring of requests is broken"))
+    }
+
+    /// The next packet from the socket; `None` when the ring is to be looked at first.
+    async fn next_packet(&mut self, packet: &mut [u8]) -> io::Result<Option<usize>> {
+        // Most often the next request is there already: try before asking to be woken.
+        match socket::receive_bytes(self.connection.get_ref(), packet) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other.map(Some),
+        }
+        if self.rings.as_ref().is_some_and(|rings| !rings.look()) {
+            // Others have their turn on this thread between two looks.
+            tokio::task::yield_now().await;
+            return Ok(None);
+        }
+        let mut ready = self.connection.readable().await?;
+        if let Some(rings) = &self.rings {
+            rings.awake();
+        }
+        match ready.try_io(|connection| socket::receive_bytes(connection.get_ref(), packet)) {
+            Ok(received) => received.map(Some),
+            Err(_would_block) => Ok(None),
+        }
+    }
+
+    async fn handle_packet(&mut self, packet: &[u8]) -> io::Result<()> {
+        match decode_request(packet) {
+            Ok(envelope) => self.handle(envelope).await,
+            Err(error) => {
+                let refusal = match error {
+                    DecodeError::Key(error) => Refusal::BadKey(error.to_string()),
+                    other => Refusal::Invalid(other.to_string()),
+                };
+                self.answer(request_id(packet), Reply::Refused(refusal)).await
+            }
+        }
+    }
+
+    /// Answers the way the request came.
+    async fn answer(&mut self, id: u64, reply: Reply) -> io::Result<()> {
+        let packet = encode_reply(&Answer { id, reply });
+        let pushed = match &mut self.rings {
+            Some(rings) if self.by_ring => rings.reply(&packet),
+            _ => Pushed::No,
+        };
+        match pushed {
+            Pushed::Seen => Ok(()),
+            Pushed::Wake => {
+                send_packet(&self.connection, &encode_reply(&Answer { id: 0, reply: Reply::Wake }), &[]).await
+            }
+            Pushed::No => send_packet(&self.connection, &packet, &[]).await,
+        }
     }
 
     /// Sends a reply with descriptors, unless the client has left too many unacknowledged.
@@ -130,7 +188,9 @@ impl Session {
     }
 
     fn may_send_descriptors(&self) -> Result<(), Refusal> {
-        if self.unacknowledged < UNACKNOWLEDGED_MAX {
+        // What the client says it has received is a claim; what it has not read, the kernel knows.
+        let unread = socket::unread_bytes(self.connection.get_ref()).unwrap_or(usize::MAX);
+        if self.unacknowledged < UNACKNOWLEDGED_MAX && unread < UNREAD_MAX_BYTES {
             return Ok(());
         }
         Err(Refusal::TooMany(format!(
@@ -145,7 +205,7 @@ impl Session {
         let mut process_gone = true;
         if self.greeted && !self.agent().settings.material.platform.lease_probe {
             // The kernel cannot say who has the slot page mapped, so its pins count until the process is gone.
-            process_gone = wait_for_exit(&self.connection).await;
+            process_gone = exit::wait(&self.connection, self.peer, self.agent().settings.material.platform.pidfd).await;
         }
         let agent = Arc::clone(self.agent());
         let mut cache = agent.cache();
@@ -155,8 +215,9 @@ impl Session {
         for (_, writer) in self.writers.drain() {
             cache.end_writer(uid, writer.bytes());
         }
-        if let Some(staging) = self.staging.take() {
-            cache.refund_staging(uid, staging.len());
+        let lent = self.staging.take().map(|staging| staging.len()).into_iter();
+        for bytes in lent.chain(self.rings.take().map(|rings| rings.len())) {
+            cache.refund_staging(uid, bytes);
         }
         if self.greeted {
             cache.prune_waiters(uid);
@@ -168,50 +229,25 @@ impl Session {
 }
 
 /// Hands a descriptor to tokio's event loop.
-#[expect(
-    deprecated,
-    reason = "its unsoundness needs a type that gives its descriptor away; an OwnedFd keeps it"
-)]
+#[expect(deprecated, reason = "its unsoundness needs a type that gives its descriptor away; an OwnedFd keeps it")]
 pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE)
 }
 
-/// Waits until the process at the other end has ended. False when that cannot be known.
-async fn wait_for_exit(connection: &Connection) -> bool {
-    let Ok(pidfd) = socket::peer_pidfd(connection.get_ref()) else {
-        return true;
-    };
-    let Ok(pidfd) = watched(pidfd) else { return true };
-    pidfd.readable().await.is_ok()
-}
-
-async fn receive(connection: &Connection, packet: &mut [u8]) -> io::Result<usize> {
-    loop {
-        // Most often the next request is there already: try before asking to be woken.
-        match socket::receive(connection.get_ref(), packet) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Descriptors that a client sends are closed here: no request takes one.
-            other => return other.map(|(len, _)| len),
-        }
-        let mut ready = connection.readable().await?;
-        match ready.try_io(|connection| socket::receive(connection.get_ref(), packet)) {
-            Ok(received) => return received.map(|(len, _)| len),
-            Err(_would_block) => {}
-        }
-    }
-}
-
-/// Sends a reply. A client that does not read its socket stops its own session, nobody else's.
 async fn send(connection: &Connection, id: u64, reply: Reply, descriptors: &[OwnedFd]) -> io::Result<()> {
-    let packet = encode_reply(&Answer { id, reply });
+    send_packet(connection, &encode_reply(&Answer { id, reply }), descriptors).await
+}
+
+/// Sends a packet. A client that does not read its socket stops its own session, nobody else's.
+async fn send_packet(connection: &Connection, packet: &[u8], descriptors: &[OwnedFd]) -> io::Result<()> {
     let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     loop {
-        match socket::send(connection.get_ref(), &packet, &descriptors) {
+        match socket::send(connection.get_ref(), packet, &descriptors) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => return other,
         }
         let mut ready = connection.writable().await?;
-        let sent = ready.try_io(|connection| socket::send(connection.get_ref(), &packet, &descriptors));
+        let sent = ready.try_io(|connection| socket::send(connection.get_ref(), packet, &descriptors));
         if let Ok(outcome) = sent {
             return outcome;
         }

@@ -29,17 +29,11 @@ impl OpenPut {
 impl Session {
     /// One put whose payload lies in staging whole.
     pub(super) async fn put(&self, namespace: u64, item: &PutItem, now_ns: u64) -> Result<PutOutcome, Refusal> {
-        let staging = if item.staged.len == 0 {
-            None
-        } else {
-            Some(self.staged(item.staged)?)
-        };
+        let staging = if item.staged.len == 0 { None } else { Some(self.staged(item.staged)?) };
         let uid = self.peer.uid;
         let len = item.staged.len;
-        let reservation = self
-            .agent()
-            .with_memory(|cache| cache.reserve(uid, namespace, &item.key, len, now_ns))
-            .await?;
+        let reservation =
+            self.agent().with_memory(|cache| cache.reserve(uid, namespace, &item.key, len, now_ns)).await?;
         let mut checksums = Chunked::default();
         if let Some(staging) = staging {
             reservation.fill(0, &staging, item.staged.offset, len, &mut checksums);
@@ -57,23 +51,11 @@ impl Session {
         now_ns: u64,
     ) -> Result<(), Refusal> {
         if self.puts.len() >= PUTS_MAX || self.puts.contains_key(&id) {
-            return Err(Refusal::TooMany(format!(
-                "{PUTS_MAX} puts are under way in this session; end some first"
-            )));
+            return Err(Refusal::TooMany(format!("{PUTS_MAX} puts are under way in this session; end some first")));
         }
         let uid = self.peer.uid;
-        let reservation = self
-            .agent()
-            .with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns))
-            .await?;
-        self.puts.insert(
-            id,
-            OpenPut {
-                reservation: Box::new(reservation),
-                filled: 0,
-                checksums: Chunked::default(),
-            },
-        );
+        let reservation = self.agent().with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await?;
+        self.puts.insert(id, OpenPut { reservation: Box::new(reservation), filled: 0, checksums: Chunked::default() });
         Ok(())
     }
 
@@ -90,8 +72,7 @@ impl Session {
                 staged.len
             )));
         }
-        open.reservation
-            .fill(open.filled, &staging, staged.offset, staged.len, &mut open.checksums);
+        open.reservation.fill(open.filled, &staging, staged.offset, staged.len, &mut open.checksums);
         open.filled += staged.len;
         Ok(Reply::Done)
     }
@@ -105,9 +86,7 @@ impl Session {
         if open.filled != open.reservation.len() {
             let (filled, len) = (open.filled, open.reservation.len());
             open.abandon(&mut agent.cache());
-            return Err(Refusal::Invalid(format!(
-                "put {put} ended after {filled} of {len} bytes"
-            )));
+            return Err(Refusal::Invalid(format!("put {put} ended after {filled} of {len} bytes")));
         }
         commit(&agent, open.reservation, open.checksums, now_ns).await
     }
@@ -136,22 +115,14 @@ impl Session {
         });
         let (memory, sealed) = sealed.await.map_err(|error| Refusal::Failed(error.to_string()))?;
         let outcome = match sealed {
-            Ok(Sealed::Whole {
-                mapping,
-                checksums,
-                created_ms,
-            }) => {
-                let committed = agent
-                    .cache()
-                    .commit_writer(memory, mapping, &checksums, created_ms, now_ns);
+            Ok(Sealed::Whole { mapping, checksums, created_ms }) => {
+                let committed = agent.cache().commit_writer(memory, mapping, &checksums, created_ms, now_ns);
                 return retry_commit(&agent, committed, &checksums, now_ns).await;
             }
             Ok(Sealed::StillWritable { mapping }) => {
                 // A fork of the client, say, has it mapped: then what is there now is copied.
                 let (namespace, key, len) = memory.target();
-                let reserved = agent
-                    .with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns))
-                    .await;
+                let reserved = agent.with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await;
                 match reserved {
                     Ok(reservation) => {
                         let mut checksums = Chunked::default();
@@ -161,9 +132,7 @@ impl Session {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Ok(Sealed::Changed) => Err(Refusal::Invalid(
-                "the payload was changed while it was being committed".into(),
-            )),
+            Ok(Sealed::Changed) => Err(Refusal::Invalid("the payload was changed while it was being committed".into())),
             Err(error) => Err(super::lend::failed(error)),
         };
         drop(memory);
@@ -173,7 +142,7 @@ impl Session {
 }
 
 async fn commit(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     reservation: Box<Reservation>,
     checksums: Chunked,
     now_ns: u64,
@@ -184,7 +153,7 @@ async fn commit(
 }
 
 async fn retry_commit(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     mut committed: Result<PutOutcome, CommitError>,
     checksums: &larder_protocol::checksum::Checksums,
     now_ns: u64,

@@ -20,19 +20,10 @@ const CAPACITY_MIN_BYTES: u64 = 32 << 20;
 
 impl Session {
     pub(super) async fn handle(&mut self, envelope: Envelope) -> io::Result<()> {
-        let Envelope {
-            id,
-            timeout_ms,
-            request,
-        } = envelope;
+        let Envelope { id, timeout_ms, request } = envelope;
         let now_ns = clock::coarse_ns();
         if !self.greeted && !matches!(request, Request::Hello { .. }) {
-            return self
-                .answer(
-                    id,
-                    Reply::Refused(Refusal::Invalid("a session begins with Hello".into())),
-                )
-                .await;
+            return self.answer(id, Reply::Refused(Refusal::Invalid("a session begins with Hello".into()))).await;
         }
         match request {
             Request::Hello { layout, version } => return self.hello(id, layout, version).await,
@@ -42,6 +33,9 @@ impl Session {
             }
             Request::MoreSlots => return self.more_slots(id).await,
             Request::Staging => return self.lend_staging(id).await,
+            Request::Ring => return self.lend_rings(id).await,
+            // It has been heard: the ring is looked at before the socket.
+            Request::Doorbell => return Ok(()),
             Request::Table => return self.lend_table(id).await,
             Request::Segment { segment } => return self.lend_segment(id, segment).await,
             Request::Create { namespace, key, len } => {
@@ -91,15 +85,11 @@ impl Session {
             Request::RemoveNamespace { name } => Reply::Count(agent.cache().remove_namespace(uid, &name)?),
             Request::Clear { name } => Reply::Count(agent.cache().clear(uid, &name)?),
             Request::Get { namespace, key } => {
-                agent
-                    .with_memory(|cache| cache.get(uid, namespace, &key, now_ns))
-                    .await?;
+                agent.with_memory(|cache| cache.get(uid, namespace, &key, now_ns)).await?;
                 Reply::Resident
             }
             Request::Delete { namespace, key } => {
-                agent
-                    .with_memory(|cache| cache.delete(uid, namespace, &key, now_ns))
-                    .await?;
+                agent.with_memory(|cache| cache.delete(uid, namespace, &key, now_ns)).await?;
                 Reply::Done
             }
             Request::Put { namespace, item } => Reply::Put(self.put(namespace, &item, now_ns).await?),
@@ -113,12 +103,9 @@ impl Session {
             Request::PutChunk { put, staged } => self.put_chunk(put, staged)?,
             Request::PutEnd { put } => Reply::Put(self.put_end(put, now_ns).await?),
             Request::Commit { writer } => Reply::Put(self.commit_writer(writer, now_ns).await?),
-            Request::List {
-                namespace,
-                prefix,
-                children,
-                cursor,
-            } => self.list(namespace, &prefix, children, cursor, now_ns)?,
+            Request::List { namespace, prefix, children, cursor } => {
+                self.list(namespace, &prefix, children, cursor, now_ns)?
+            }
             Request::Stat => Reply::Stat(Box::new(self.stat())),
             Request::Pins => Reply::Pins(agent.cache().pin_holders(uid)),
             Request::Resize { capacity } => self.resize(capacity)?,
@@ -127,9 +114,7 @@ impl Session {
     }
 
     async fn lend_table(&mut self, id: u64) -> io::Result<()> {
-        let lent = self
-            .may_send_descriptors()
-            .and_then(|()| self.agent().cache().table(self.peer.uid));
+        let lent = self.may_send_descriptors().and_then(|()| self.agent().cache().table(self.peer.uid));
         match lent {
             Ok((descriptor, len)) => self.answer_with(id, Reply::Table { len }, &[descriptor]).await,
             Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
@@ -137,9 +122,7 @@ impl Session {
     }
 
     async fn lend_segment(&mut self, id: u64, segment: u32) -> io::Result<()> {
-        let lent = self
-            .may_send_descriptors()
-            .and_then(|()| self.agent().cache().segment(self.peer.uid, segment));
+        let lent = self.may_send_descriptors().and_then(|()| self.agent().cache().segment(self.peer.uid, segment));
         match lent {
             Ok((descriptor, len)) => self.answer_with(id, Reply::Segment { len }, &[descriptor]).await,
             Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
@@ -161,9 +144,7 @@ impl Session {
                     let (waker, woken) = oneshot::channel();
                     let mut waker = Some(waker);
                     let now_ns = clock::coarse_ns();
-                    let waits = agent
-                        .with_memory(|cache| cache.wait(uid, namespace, &key, now_ns, &mut waker))
-                        .await?;
+                    let waits = agent.with_memory(|cache| cache.wait(uid, namespace, &key, now_ns, &mut waker)).await?;
                     if !waits {
                         return Ok(Reply::Resident);
                     }
@@ -172,9 +153,7 @@ impl Session {
                 }
             };
             let outcome = match time_left(timeout_ms) {
-                Some(left) => tokio::time::timeout(left, waiting)
-                    .await
-                    .unwrap_or(Err(Refusal::Deadline)),
+                Some(left) => tokio::time::timeout(left, waiting).await.unwrap_or(Err(Refusal::Deadline)),
                 None => waiting.await,
             };
             agent.cache().prune_waiters(uid);
@@ -197,21 +176,11 @@ impl Session {
                     "{LISTS_MAX} lists are being read in this session; read those to their end"
                 )));
             }
-            let group = if children && !prefix.is_empty() {
-                format!("{prefix}/")
-            } else {
-                prefix.to_owned()
-            };
+            let group = if children && !prefix.is_empty() { format!("{prefix}/") } else { prefix.to_owned() };
             let keys = self.agent().cache().keys(self.peer.uid, namespace, &group, now_ns)?;
-            if children {
-                direct_children(&group, keys)
-            } else {
-                sorted(keys)
-            }
+            if children { direct_children(&group, keys) } else { sorted(keys) }
         } else {
-            self.lists
-                .remove(&cursor)
-                .ok_or_else(|| Refusal::Invalid(format!("no list {cursor} is being read")))?
+            self.lists.remove(&cursor).ok_or_else(|| Refusal::Invalid(format!("no list {cursor} is being read")))?
         };
         let mut page = Vec::new();
         let mut bytes = 0;
@@ -225,10 +194,7 @@ impl Session {
         }
         self.last_list += 1;
         self.lists.insert(self.last_list, names);
-        Ok(Reply::Names {
-            names: page,
-            cursor: self.last_list,
-        })
+        Ok(Reply::Names { names: page, cursor: self.last_list })
     }
 
     fn stat(&self) -> AgentStat {
@@ -253,13 +219,17 @@ impl Session {
     fn resize(&self, capacity: u64) -> Result<Reply, Refusal> {
         let agent = self.agent();
         if self.peer.uid != 0 && self.peer.uid != agent.own_uid {
-            return Err(Refusal::Denied(
-                "only root and the agent's own user may resize it".into(),
-            ));
+            return Err(Refusal::Denied("only root and the agent's own user may resize it".into()));
         }
         if capacity < CAPACITY_MIN_BYTES {
             return Err(Refusal::Invalid(format!(
                 "a capacity of {capacity} bytes is too small; at least {CAPACITY_MIN_BYTES} are needed"
+            )));
+        }
+        if capacity > agent.limits.capacity_max_bytes {
+            return Err(Refusal::Invalid(format!(
+                "a capacity of {capacity} bytes is more than this machine can give; {} is the most",
+                agent.limits.capacity_max_bytes
             )));
         }
         agent.cache().resize(capacity);
@@ -276,10 +246,7 @@ fn sorted(mut keys: Vec<String>) -> std::vec::IntoIter<String> {
 
 /// Names of the blocks directly in a group, relative to it.
 fn direct_children(group: &str, keys: Vec<String>) -> std::vec::IntoIter<String> {
-    let names = keys
-        .iter()
-        .filter_map(|key| key.strip_prefix(group))
-        .filter(|name| !name.contains('/'));
+    let names = keys.iter().filter_map(|key| key.strip_prefix(group)).filter(|name| !name.contains('/'));
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
     names.into_iter().collect::<Vec<_>>().into_iter()
 }

@@ -1,10 +1,9 @@
 //! A pinned block.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::segments::SegmentRef;
-use super::stripe::Stripe;
+use super::stripe::{Stripe, after_release};
 use crate::checksum::{Checksums, crc64};
 use crate::index::Entry;
 use crate::layout::{BlockShape, block as layout};
@@ -14,14 +13,26 @@ use crate::view::Bytes;
 ///
 /// Clones share one slot. A block outlives the session it came from, and the agent.
 pub struct PinnedBlock {
-    stripe: Arc<Stripe>,
+    /// Alive for as long as the slot is held.
+    stripe: *const Stripe,
     slot: u32,
     key_len: u32,
     header: Bytes,
     payload: Bytes,
 }
 
+// SAFETY: a stripe is `Sync`, and its slots may be shared and let go by any thread.
+unsafe impl Send for PinnedBlock {}
+// SAFETY: as above; the bytes are only read.
+unsafe impl Sync for PinnedBlock {}
+
 impl PinnedBlock {
+    #[inline(always)]
+    fn stripe(&self) -> &Stripe {
+        // SAFETY: this value holds a slot of the stripe, and a stripe goes only when none of its slots is held.
+        unsafe { &*self.stripe }
+    }
+
     /// Takes over a pin of `entry` in `slot`. `None`, with the pin still the caller's, when the entry's ranges do not lie
     /// inside its segment.
     #[inline(always)]
@@ -37,11 +48,7 @@ impl PinnedBlock {
         if !inside {
             return None;
         }
-        let at = |offset: u64| {
-            segment
-                .start
-                .wrapping_add(usize::try_from(offset).unwrap_or(usize::MAX))
-        };
+        let at = |offset: u64| segment.start.wrapping_add(usize::try_from(offset).unwrap_or(usize::MAX));
         let head_len = usize::try_from(head_len).ok()?;
         let len = usize::try_from(entry.len).ok()?;
         // SAFETY: the range lies inside the mapped segment (checked above). The segment stays mapped and the block's bytes
@@ -49,13 +56,7 @@ impl PinnedBlock {
         let header = unsafe { Bytes::new(at(offset), head_len) };
         // SAFETY: as above.
         let payload = unsafe { Bytes::new(at(offset + payload_offset), len) };
-        Some(PinnedBlock {
-            stripe: stripe.to_arc(),
-            slot: u32::try_from(slot).ok()?,
-            key_len: entry.key_len,
-            header,
-            payload,
-        })
+        Some(PinnedBlock { stripe, slot: u32::try_from(slot).ok()?, key_len: entry.key_len, header, payload })
     }
 
     /// The payload.
@@ -106,28 +107,23 @@ impl PinnedBlock {
 
 impl Clone for PinnedBlock {
     fn clone(&self) -> PinnedBlock {
-        self.stripe.share(self.slot as usize);
-        PinnedBlock {
-            stripe: Arc::clone(&self.stripe),
-            ..*self
-        }
+        self.stripe().share(self.slot as usize);
+        PinnedBlock { ..*self }
     }
 }
 
 impl Drop for PinnedBlock {
     #[inline(always)]
     fn drop(&mut self) {
-        self.stripe.release(self.slot as usize);
+        // The stripe may be gone once its slot is free.
+        let mark = self.stripe().mark;
+        self.stripe().release(self.slot as usize);
+        after_release(mark);
     }
 }
 
 impl fmt::Debug for PinnedBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "PinnedBlock({:?}, {} bytes)",
-            String::from_utf8_lossy(self.key()),
-            self.as_slice().len()
-        )
+        write!(f, "PinnedBlock({:?}, {} bytes)", String::from_utf8_lossy(self.key()), self.as_slice().len())
     }
 }

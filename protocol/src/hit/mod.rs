@@ -16,16 +16,17 @@ use std::sync::atomic::{AtomicU64, Ordering as Std};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use block::PinnedBlock;
-use segments::Segments;
+use segments::{SegmentRef, Segments};
 use stripe::{Local, Stripe, Stripes};
 
 use crate::clock;
 use crate::fork;
 use crate::index::{Entry, Table};
 use crate::key;
-use crate::layout::{LAYOUT_MAGIC, control, stripe as stripe_layout};
+use crate::layout::{LAYOUT_MAGIC, block as block_layout, control, stripe as stripe_layout};
 use crate::life::Watch;
 use crate::memory::{Mapping, received_seals};
+use crate::prefetch::prefetch;
 use crate::slot::{self, Pinned};
 use crate::sync::Ordering;
 use crate::touch;
@@ -86,6 +87,16 @@ pub struct Reader {
 
 static READERS: AtomicU64 = AtomicU64::new(1);
 
+/// Starts bringing a block's key and first bytes into the cache.
+#[inline(always)]
+fn fetch_block(segment: Option<SegmentRef>, entry: &Entry) {
+    let Some(segment) = segment else { return };
+    // Only addresses for a prefetch, which may be any: the entry is not pinned or checked yet.
+    let start = segment.start.wrapping_add(usize::try_from(entry.block.offset_bytes()).unwrap_or(0));
+    prefetch(start.wrapping_add(block_layout::HEADER_BYTES));
+    prefetch(start.wrapping_add(entry.payload_offset as usize));
+}
+
 impl Reader {
     /// Maps what the agent sent, after checking its seals. The caller then tells the agent that the slots are mapped and
     /// waits for its word before the first [`Reader::get`].
@@ -132,7 +143,7 @@ impl Reader {
     /// Adds a slot page of `stripes` stripes.
     pub fn add_slots(&self, fd: impl AsFd, stripes: usize) -> io::Result<()> {
         let mapping = Arc::new(Mapping::read_write(fd, stripes * stripe_layout::BYTES)?);
-        self.stripes.add(&mapping, stripes, self.born, &self.segments);
+        self.stripes.add(&mapping, stripes, (self.id, self.born), &self.segments);
         Ok(())
     }
 
@@ -199,7 +210,9 @@ impl Reader {
                 stripe.release(slot);
                 return Lookup::NeedTable;
             };
-            match slot::pin(table, &self.control, epoch, stripe.words(), slot, hash) {
+            let remembered = &local.remembered;
+            let fetch = |entry: &Entry| fetch_block(remembered.find(entry.block.segment()), entry);
+            match slot::pin_with(table, &self.control, epoch, stripe.words(), slot, hash, fetch) {
                 Pinned::Yes(entry) => return self.accept(stripe, local, slot, &entry, namespace, key),
                 Pinned::Absent => {
                     stripe.release(slot);

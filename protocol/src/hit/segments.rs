@@ -33,23 +33,14 @@ pub(crate) struct SegmentRef {
 
 impl Segments {
     pub(crate) fn add(&self, id: u32, mapping: Arc<Mapping>) {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .maps
-            .entry(id)
-            .or_insert(mapping);
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).maps.entry(id).or_insert(mapping);
     }
 
     pub(crate) fn find(&self, id: u32) -> Option<SegmentRef> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let mapping = inner.maps.get(&id)?;
         let len = mapping.len() as u64;
-        Some(SegmentRef {
-            id,
-            start: mapping.bytes_at(0, len)?,
-            len,
-        })
+        Some(SegmentRef { id, start: mapping.bytes_at(0, len)?, len })
     }
 
     /// Unmaps what the directory no longer names, once per epoch.

@@ -1,7 +1,7 @@
 //! The vectored hit: many look-ups that share one fence and overlap their cache misses.
 
 use super::stripe::Stripe;
-use super::{Lookup, Reader};
+use super::{Lookup, Reader, fetch_block};
 use crate::index::{Entry, Found};
 use crate::key;
 use crate::layout::{control, stripe as stripe_layout, table as table_layout};
@@ -29,20 +29,14 @@ impl Reader {
         let mut group: Vec<(&[u8], [u64; 2])> = Vec::with_capacity(GROUP);
         while keys.peek().is_some() {
             group.clear();
-            group.extend(
-                keys.by_ref()
-                    .take(GROUP)
-                    .map(|key| (key, key::hash(self.seed, namespace, key))),
-            );
+            group.extend(keys.by_ref().take(GROUP).map(|key| (key, key::hash(self.seed, namespace, key))));
             self.get_group(namespace, &group, &mut found);
         }
     }
 
     fn get_group(&self, namespace: u64, group: &[(&[u8], [u64; 2])], found: &mut impl FnMut(Lookup)) {
         if self.is_over() {
-            return group
-                .iter()
-                .for_each(|_| found(self.over().unwrap_or(Lookup::AskAgent)));
+            return group.iter().for_each(|_| found(self.over().unwrap_or(Lookup::AskAgent)));
         }
         let stripe = self.last_stripe().filter(|stripe| stripe.free_slots() >= group.len());
         let Some(stripe) = stripe.or_else(|| self.find_stripe(group.len())) else {
@@ -66,14 +60,7 @@ impl Reader {
             let Found::Entry(place, entry) = table.find(*hash) else {
                 continue;
             };
-            if let Some(segment) = local.segment(entry.block.segment(), &self.segments) {
-                let start = segment
-                    .start
-                    .wrapping_add(usize::try_from(entry.block.offset_bytes()).unwrap_or(0));
-                prefetch(start.wrapping_add(entry.payload_offset as usize));
-                prefetch(start);
-                prefetch(start.wrapping_add(64));
-            }
+            fetch_block(local.segment(entry.block.segment(), &self.segments), &entry);
             let Some(slot) = stripe.take_slot(local) else { break };
             slot::claim(stripe.words(), slot, entry.block);
             *claim = Some(Claim { slot, place, entry });

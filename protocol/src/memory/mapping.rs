@@ -57,11 +57,7 @@ impl Mapping {
 
     /// Makes every page of the range resident now, with `MADV_POPULATE_WRITE` (`MADV_POPULATE_READ` on a read-only map).
     pub fn populate(&self, offset: usize, len: usize) -> io::Result<()> {
-        let advice = if self.writable {
-            Advice::PopulateWrite
-        } else {
-            Advice::PopulateRead
-        };
+        let advice = if self.writable { Advice::PopulateWrite } else { Advice::PopulateRead };
         self.map.advise_range(advice, offset, len)
     }
 
@@ -70,10 +66,7 @@ impl Mapping {
     /// Nobody else may be writing the range: the bytes are read and written back.
     pub fn populate_by_touch(&self, offset: usize, len: usize) {
         assert!(self.writable, "only a writable map can be populated by touch");
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= self.len())
-            .expect("range inside the map");
+        let end = offset.checked_add(len).filter(|end| *end <= self.len()).expect("range inside the map");
         for at in (offset..end).step_by(4096) {
             let byte = self.map.as_mut_ptr().wrapping_add(at);
             // SAFETY: `at < end <= len`, so the byte is inside this live map.
@@ -92,21 +85,9 @@ impl Mapping {
         let mode = if interleave { MPOL_INTERLEAVE } else { MPOL_BIND };
         // SAFETY: the range is this live map; `mask` is read for 64 bits and outlives the call.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_mbind,
-                self.map.as_mut_ptr(),
-                self.len(),
-                mode,
-                &raw const mask,
-                65_u64,
-                0_u64,
-            )
+            libc::syscall(libc::SYS_mbind, self.map.as_mut_ptr(), self.len(), mode, &raw const mask, 65_u64, 0_u64)
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// The address of `len` words at `offset`, checked to lie inside and to be aligned.
@@ -124,10 +105,7 @@ impl Mapping {
         if end > self.map.len() as u64 {
             return None;
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "offset <= the map's length, which is a usize"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "offset <= the map's length, which is a usize")]
         let offset = offset as usize;
         Some(self.map.as_ptr().wrapping_add(offset))
     }

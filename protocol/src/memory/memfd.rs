@@ -77,10 +77,7 @@ impl Memfd {
         // A memfd starts with mode 0777: without this any user who is sent a read-only descriptor could re-open it
         // through /proc for writing.
         fchmod(&first, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        ftruncate(
-            &first,
-            i64::try_from(len).map_err(|_| io::Error::other("length over 8 EiB"))?,
-        )?;
+        ftruncate(&first, i64::try_from(len).map_err(|_| io::Error::other("length over 8 EiB"))?)?;
         let own = reopen(first.as_fd(), true)?;
         Ok(Memfd { own, len })
     }
@@ -154,25 +151,17 @@ impl AsFd for Memfd {
 fn set_lease(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: F_SETLEASE takes an int and touches no memory of ours.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn reopen(fd: BorrowedFd<'_>, writable: bool) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let file: File = OpenOptions::new()
-        .read(true)
-        .write(writable)
-        .custom_flags(libc::O_CLOEXEC)
-        .open(path)?;
+    let file: File = OpenOptions::new().read(true).write(writable).custom_flags(libc::O_CLOEXEC).open(path)?;
     Ok(file.into())
 }
 
 /// What a client checks of a descriptor that it was sent before it maps it: that its size is fixed and at least
-/// `len` bytes and, with `immutable_for_us`, that no new writable map can be made.
+/// `len` bytes and, with `expect_future_write`, that no new writable map can be made.
 pub fn received_seals(fd: impl AsFd, len: usize, expect_future_write: bool) -> io::Result<()> {
     let bits = fcntl(&fd, FcntlArg::F_GET_SEALS)?;
     let mut wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;

@@ -72,29 +72,14 @@ impl Platform {
         let probe = make(&none)?;
         let map = Mapping::read_write(&probe, 4096)?;
         let populate_write = map.populate(0, 4096).is_ok();
-        let noexec_seal = make(&Platform {
-            noexec_seal: true,
-            ..none
-        })
-        .is_ok();
+        let noexec_seal = make(&Platform { noexec_seal: true, ..none }).is_ok();
         // The description must be the only other one for the probe to be worth anything, so ask with and without.
-        let with_lease = Platform {
-            lease_probe: true,
-            ..none
-        };
+        let with_lease = Platform { lease_probe: true, ..none };
         let alone = probe.others(&with_lease) == Others::None;
         let other = probe.description(false)?;
         let seen = probe.others(&with_lease) == Others::Some;
         drop(other);
-        let future_write_seal = probe
-            .seal(
-                Seals::Final,
-                &Platform {
-                    future_write_seal: true,
-                    ..none
-                },
-            )
-            .is_ok();
+        let future_write_seal = probe.seal(Seals::Final, &Platform { future_write_seal: true, ..none }).is_ok();
         Ok(Platform {
             future_write_seal: future_write_seal && allowed(Feature::FutureWriteSeal),
             populate_write: populate_write && allowed(Feature::PopulateWrite),
@@ -115,10 +100,6 @@ impl Platform {
             Feature::Pidfd => self.pidfd,
             Feature::RobustFutex => self.robust_futex,
         };
-        Feature::ALL
-            .iter()
-            .filter(|(feature, _)| !have(*feature))
-            .map(|(_, name)| *name)
-            .collect()
+        Feature::ALL.iter().filter(|(feature, _)| !have(*feature)).map(|(_, name)| *name).collect()
     }
 }

@@ -33,11 +33,7 @@ pub(super) struct Ghost {
 
 impl Ghost {
     pub(super) fn new() -> Self {
-        Self {
-            order: VecDeque::new(),
-            front_seq: 0,
-            seq_by_fingerprint: HashMap::new(),
-        }
+        Self { order: VecDeque::new(), front_seq: 0, seq_by_fingerprint: HashMap::new() }
     }
 
     /// Appends a fingerprint, and forgets the oldest beyond `len_limit`.

@@ -72,10 +72,7 @@ impl Model {
             if block.freq == 0 && !pinned(block.id) {
                 return Some(block.id);
             }
-            self.main.push_back(Block {
-                freq: block.freq.saturating_sub(1),
-                ..block
-            });
+            self.main.push_back(Block { freq: block.freq.saturating_sub(1), ..block });
         }
         None
     }
@@ -121,10 +118,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         .prop_map(|(id, bytes, fingerprint)| Step::Insert { id, bytes, fingerprint });
     let victims =
         (1..6usize, prop::collection::vec(0..8u32, 0..4)).prop_map(|(count, pinned)| Step::Victims { count, pinned });
-    let everything_pinned = Just(Step::Victims {
-        count: 1,
-        pinned: (0..8).collect(),
-    });
+    let everything_pinned = Just(Step::Victims { count: 1, pinned: (0..8).collect() });
     let step = prop_oneof![
         40 => insert,
         40 => (0..IDS + 2).prop_map(Step::Touch),
@@ -144,12 +138,7 @@ fn run(steps: Vec<Step>) {
             Step::Insert { id, .. } if fifo.contains(id) => {}
             Step::Insert { id, bytes, fingerprint } => {
                 fifo.insert(id, bytes, fingerprint);
-                let block = Block {
-                    id,
-                    bytes,
-                    fingerprint,
-                    freq: 0,
-                };
+                let block = Block { id, bytes, fingerprint, freq: 0 };
                 if model.take_ghost(fingerprint) {
                     model.main.push_back(block);
                 } else {

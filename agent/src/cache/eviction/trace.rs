@@ -123,10 +123,7 @@ fn hits_more_often_than_plain_fifo() {
             let capacity_bytes = all_bytes / share;
             let s3 = hit_ratio(&mut S3Fifo::new(), &keys, capacity_bytes);
             let plain = hit_ratio(&mut VecDeque::new(), &keys, capacity_bytes);
-            assert!(
-                s3 >= plain,
-                "skew {skew}, 1/{share} of the bytes: {s3:.3} against {plain:.3} of plain FIFO"
-            );
+            assert!(s3 >= plain, "skew {skew}, 1/{share} of the bytes: {s3:.3} against {plain:.3} of plain FIFO");
         }
     }
 }

@@ -93,19 +93,11 @@ fn run(steps: Vec<Step>) {
                 let rounded = rounded_len_bytes(len_bytes);
                 let best_fit = bitmap.best_fit_bytes(rounded, align_bytes);
                 let extent = extents.allocate(len_bytes, align_bytes);
-                assert_eq!(
-                    extent.is_some(),
-                    best_fit.is_some(),
-                    "{len_bytes} bytes at {align_bytes}"
-                );
+                assert_eq!(extent.is_some(), best_fit.is_some(), "{len_bytes} bytes at {align_bytes}");
                 if let Some(extent) = extent {
                     assert_eq!(extent.len_bytes, rounded);
                     assert_eq!(extent.offset_bytes % align_bytes, 0);
-                    assert_eq!(
-                        Some(bitmap.run_bytes(extent.offset_bytes)),
-                        best_fit,
-                        "{extent:?} is not the best fit"
-                    );
+                    assert_eq!(Some(bitmap.run_bytes(extent.offset_bytes)), best_fit, "{extent:?} is not the best fit");
                     bitmap.flip(extent, true);
                     taken.push(extent);
                 }
@@ -135,10 +127,7 @@ fn compare(extents: &Extents, bitmap: &Bitmap) {
     let free_bytes = holes.iter().map(|&(_, len)| len).sum();
     assert_eq!(extents.free_bytes(), free_bytes);
     assert_eq!(extents.used_bytes(), SEGMENT_BYTES - free_bytes);
-    assert_eq!(
-        extents.largest_free_bytes(),
-        holes.iter().map(|&(_, len)| len).max().unwrap_or(0)
-    );
+    assert_eq!(extents.largest_free_bytes(), holes.iter().map(|&(_, len)| len).max().unwrap_or(0));
 }
 
 proptest! {

@@ -5,10 +5,7 @@ use super::*;
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 fn extent(offset_bytes: u64, len_bytes: u64) -> Extent {
-    Extent {
-        offset_bytes,
-        len_bytes,
-    }
+    Extent { offset_bytes, len_bytes }
 }
 
 #[test]
@@ -38,20 +35,10 @@ fn rounding_wastes_at_most_an_eighth_or_a_granule() {
     for len_bytes in 1..200_000 {
         let rounded = rounded_len_bytes(len_bytes);
         let waste = rounded - len_bytes;
-        assert!(
-            rounded >= len_bytes && rounded >= last,
-            "{len_bytes} became {rounded} after {last}"
-        );
-        assert!(
-            waste < GRANULE_BYTES || waste * 8 < len_bytes,
-            "{len_bytes} became {rounded}"
-        );
+        assert!(rounded >= len_bytes && rounded >= last, "{len_bytes} became {rounded} after {last}");
+        assert!(waste < GRANULE_BYTES || waste * 8 < len_bytes, "{len_bytes} became {rounded}");
         assert_eq!(rounded_len_bytes(rounded), rounded, "a class is its own class");
-        let step = if len_bytes < LARGE_BYTES {
-            GRANULE_BYTES
-        } else {
-            PAGE_BYTES
-        };
+        let step = if len_bytes < LARGE_BYTES { GRANULE_BYTES } else { PAGE_BYTES };
         assert!(rounded.is_multiple_of(step), "{len_bytes} became {rounded}");
         last = rounded;
     }
@@ -78,14 +65,8 @@ fn best_fit_prefers_the_smallest_hole() {
     for hole in [0, 2, 4] {
         extents.free(taken[hole]);
     }
-    assert_eq!(
-        extents.allocate(400, GRANULE_BYTES),
-        Some(extent(taken[2].offset_bytes, 448))
-    );
-    assert_eq!(
-        extents.allocate(600, GRANULE_BYTES),
-        Some(extent(taken[0].offset_bytes, 640))
-    );
+    assert_eq!(extents.allocate(400, GRANULE_BYTES), Some(extent(taken[2].offset_bytes, 448)));
+    assert_eq!(extents.allocate(600, GRANULE_BYTES), Some(extent(taken[0].offset_bytes, 640)));
     extents.validate();
 }
 
@@ -116,10 +97,7 @@ fn a_segment_fills_to_the_last_byte_and_empties_again() {
     while let Some(extent) = extents.allocate(64 * 1024, PAGE_BYTES) {
         taken.push(extent);
     }
-    assert_eq!(
-        (taken.len(), extents.free_bytes(), extents.largest_free_bytes()),
-        (16, 0, 0)
-    );
+    assert_eq!((taken.len(), extents.free_bytes(), extents.largest_free_bytes()), (16, 0, 0));
     assert_eq!(extents.allocate(0, GRANULE_BYTES), None);
     for extent in taken {
         extents.free(extent);

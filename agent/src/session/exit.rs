@@ -1,0 +1,35 @@
+//! Waiting for a client's process to end, where the kernel cannot say who has its memory mapped.
+
+use std::fs;
+use std::time::Duration;
+
+use larder_protocol::socket::{self, Peer};
+
+use super::{Connection, watched};
+
+/// How often a process is looked for that there is no descriptor of.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until the process at the other end has ended. True when it has.
+pub(super) async fn wait(connection: &Connection, peer: Peer, pidfd: bool) -> bool {
+    if pidfd && let Ok(pidfd) = socket::peer_pidfd(connection.get_ref()) {
+        return match watched(pidfd) {
+            Ok(pidfd) => pidfd.readable().await.is_ok(),
+            Err(_) => false,
+        };
+    }
+    // The number alone may be another process's by now, but not with the same start.
+    let Some(started) = start_of(peer.pid) else { return true };
+    while start_of(peer.pid).as_ref() == Some(&started) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    true
+}
+
+/// When a process started, in the kernel's ticks, as it prints it.
+fn start_of(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from behind it: the start is field 22, the state field 3.
+    let behind = stat.rsplit_once(')')?.1;
+    behind.split_whitespace().nth(19).map(str::to_owned)
+}

@@ -1,0 +1,282 @@
+//! A value that many threads read and one now and then replaces; reading writes nothing that another thread reads.
+//!
+//! A reader marks itself as inside, takes the value, and marks itself as outside again: two plain stores to a line of its
+//! own. Who replaces the value swaps it, runs the heavy fence, and waits for every thread that was inside to come out
+//! before the old value may go. The sections are the short ones of the hit path; nothing blocks inside.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Deref;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::thread;
+
+use crate::asymmetric::{heavy, light};
+use crate::fork;
+
+/// One thread's mark. Marks are never freed, and used again by later threads.
+#[repr(align(64))]
+struct Mark {
+    /// Odd while the thread is inside.
+    state: AtomicU64,
+    /// The process that the thread belongs to: in a forked child, marks of the parent's other threads say "inside" for
+    /// ever.
+    process: AtomicU64,
+    taken: AtomicBool,
+    next: AtomicPtr<Mark>,
+}
+
+/// All marks ever made, a list that only grows.
+static MARKS: AtomicPtr<Mark> = AtomicPtr::new(ptr::null_mut());
+
+/// Gives a thread's mark back when the thread ends.
+struct Return(&'static Mark);
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        MINE.set(None);
+        self.0.taken.store(false, Ordering::Release);
+    }
+}
+
+thread_local! {
+    static MINE: Cell<Option<&'static Mark>> = const { Cell::new(None) };
+    static RETURN: Cell<Option<Return>> = const { Cell::new(None) };
+}
+
+fn marks() -> impl Iterator<Item = &'static Mark> {
+    let mut at = MARKS.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: null, or a mark that was leaked into the list.
+        let mark: &'static Mark = unsafe { at.as_ref() }?;
+        at = mark.next.load(Ordering::Acquire);
+        Some(mark)
+    })
+}
+
+#[inline(always)]
+fn my_mark() -> &'static Mark {
+    let mark = MINE.get().unwrap_or_else(find_mark);
+    let process = fork::process();
+    if mark.process.load(Ordering::Relaxed) != process {
+        // We are the one thread that a fork took along. Nobody waits for this mark yet: the process is new.
+        mark.process.store(process, Ordering::Relaxed);
+    }
+    mark
+}
+
+#[cold]
+fn find_mark() -> &'static Mark {
+    let free = marks().find(|mark| {
+        mark.process.load(Ordering::Relaxed) == fork::process()
+            && mark.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    });
+    let mark = free.unwrap_or_else(|| {
+        let mark: &'static Mark = Box::leak(Box::new(Mark {
+            state: AtomicU64::new(0),
+            process: AtomicU64::new(fork::process()),
+            taken: AtomicBool::new(true),
+            next: AtomicPtr::new(MARKS.load(Ordering::Relaxed)),
+        }));
+        let new: *const Mark = mark;
+        while let Err(now) = MARKS.compare_exchange_weak(
+            mark.next.load(Ordering::Relaxed),
+            new.cast_mut(),
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        ) {
+            mark.next.store(now, Ordering::Relaxed);
+        }
+        mark
+    });
+    MINE.set(Some(mark));
+    // A thread that is ending already keeps its mark: one line lost.
+    let _ = RETURN.try_with(|slot| slot.set(Some(Return(mark))));
+    mark
+}
+
+/// Marks the thread as outside again, also when what ran inside panicked.
+struct Inside {
+    mark: &'static Mark,
+    state: u64,
+}
+
+impl Drop for Inside {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.mark.state.store(self.state, Ordering::Release);
+    }
+}
+
+/// The value on a shelf while a reader is inside.
+#[derive(Debug)]
+pub struct Present<'a, T> {
+    value: &'a T,
+}
+
+impl<T> Present<'_, T> {
+    /// The value, held beyond the look.
+    pub fn hold(&self) -> Arc<T> {
+        let value: *const T = self.value;
+        // SAFETY: `Shelf::with`, which alone makes these, has the value from `Arc::into_raw` and keeps it alive.
+        unsafe { Arc::increment_strong_count(value) };
+        // SAFETY: the count just taken belongs to the value returned.
+        unsafe { Arc::from_raw(value) }
+    }
+}
+
+impl<T> Deref for Present<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        self.value
+    }
+}
+
+/// A shared value that can be replaced.
+pub struct Shelf<T> {
+    current: AtomicPtr<T>,
+    // Owns an Arc<T>, as far as Send and Sync are concerned.
+    _owns: std::marker::PhantomData<Arc<T>>,
+}
+
+impl<T: Send + Sync> Shelf<T> {
+    /// A shelf with a value on it.
+    pub fn new(value: Arc<T>) -> Shelf<T> {
+        Shelf { current: AtomicPtr::new(Arc::into_raw(value).cast_mut()), _owns: std::marker::PhantomData }
+    }
+
+    /// Runs `work` with the present value. `work` must be short and must not replace a value of any shelf.
+    #[inline(always)]
+    pub fn with<R>(&self, work: impl FnOnce(Present<'_, T>) -> R) -> R {
+        let mark = my_mark();
+        let state = mark.state.load(Ordering::Relaxed);
+        let outer = state & 1 == 1;
+        let inside = (!outer).then(|| {
+            mark.state.store(state + 1, Ordering::Relaxed);
+            // Orders the mark before the look at the value; pairs with the heavy fence in `release`.
+            light();
+            Inside { mark, state: state + 2 }
+        });
+        let value = self.current.load(Ordering::Acquire);
+        // SAFETY: the pointer came from an `Arc` that is on the shelf or was replaced while this thread was inside;
+        // `release` lets no value go before every thread that was inside has come out.
+        let result = work(Present { value: unsafe { &*value } });
+        drop(inside);
+        result
+    }
+
+    /// The present value, held.
+    pub fn load(&self) -> Arc<T> {
+        self.with(|value| value.hold())
+    }
+
+    /// Replaces the value. Returns when no reader has the old one any more.
+    pub fn store(&self, value: Arc<T>) {
+        let old = self.current.swap(Arc::into_raw(value).cast_mut(), Ordering::AcqRel);
+        release(old);
+    }
+
+    /// Replaces the value if it is `expected`. Returns whether it was.
+    pub fn replace_if(&self, expected: &Arc<T>, value: Arc<T>) -> bool {
+        let (from, to) = (Arc::as_ptr(expected).cast_mut(), Arc::into_raw(value).cast_mut());
+        // `expected` is held by the caller, so its address cannot have become another value's.
+        let swapped = self.current.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if swapped {
+            release(from);
+        } else {
+            // SAFETY: the value was not put on the shelf, so its count is still ours.
+            drop(unsafe { Arc::from_raw(to) });
+        }
+        swapped
+    }
+}
+
+/// Lets a value go that is on no shelf any more, once nobody inside can have it.
+fn release<T>(old: *const T) {
+    let own = MINE.get().map_or(ptr::null(), ptr::from_ref);
+    if !heavy() {
+        // Without the fence nobody can tell who has it: it is lost rather than freed too early.
+        return;
+    }
+    let process = fork::process();
+    for mark in marks().filter(|mark| mark.process.load(Ordering::Relaxed) == process && !ptr::eq(*mark, own)) {
+        let seen = mark.state.load(Ordering::Acquire);
+        // Inside: wait for it to come out, once. Whoever goes in after the swap finds the new value.
+        while seen & 1 == 1 && mark.state.load(Ordering::Acquire) == seen {
+            thread::yield_now();
+        }
+    }
+    // SAFETY: the count of the shelf, which nobody else gives up; no reader has the value any more.
+    drop(unsafe { Arc::from_raw(old) });
+}
+
+impl<T> Drop for Shelf<T> {
+    fn drop(&mut self) {
+        // SAFETY: the shelf is exclusively borrowed, so no reader is inside with its value; the count is the shelf's.
+        drop(unsafe { Arc::from_raw(*self.current.get_mut()) });
+    }
+}
+
+impl<T> fmt::Debug for Shelf<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    struct Counted(u64, Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0 = u64::MAX;
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn readers_never_see_a_value_that_went() {
+        fork::watch().unwrap();
+        let alive = Arc::new(AtomicUsize::new(1));
+        let shelf = Arc::new(Shelf::new(Arc::new(Counted(0, Arc::clone(&alive)))));
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let (shelf, stop) = (Arc::clone(&shelf), Arc::clone(&stop));
+                thread::spawn(move || {
+                    let mut last = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let value = shelf.with(|value| value.0);
+                        assert!(value != u64::MAX && value >= last, "{value} after {last}");
+                        last = value;
+                        assert!(shelf.load().0 >= last);
+                    }
+                })
+            })
+            .collect();
+        for value in 1..2_000 {
+            alive.fetch_add(1, Ordering::SeqCst);
+            shelf.store(Arc::new(Counted(value, Arc::clone(&alive))));
+        }
+        stop.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        assert_eq!(alive.load(Ordering::SeqCst), 1, "only the last value is left");
+        drop(shelf);
+        assert_eq!(alive.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn replaces_only_what_is_expected() {
+        let first = Arc::new(1);
+        let shelf = Shelf::new(Arc::clone(&first));
+        assert!(!shelf.replace_if(&Arc::new(1), Arc::new(2)));
+        assert!(shelf.replace_if(&first, Arc::new(3)));
+        assert_eq!((shelf.with(|value| *value), Arc::strong_count(&first)), (3, 1));
+    }
+}
