@@ -13,17 +13,23 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use larder_protocol::fork;
 use larder_protocol::message::{self, Answer, Envelope, NO_TIMEOUT, Refusal, Reply, Request};
+use larder_protocol::ring::Pushed;
 use larder_protocol::socket::{self, MESSAGE_LEN_MAX};
 use larder_protocol::view::StagingRange;
 
 use crate::Error;
 use crate::deadline::{Deadline, Passed};
 use crate::fault::Fault;
+use crate::rings::{Rings, Seen};
+
+/// How long a message may take that nobody waits for.
+const TELL_AT_MOST: Duration = Duration::from_secs(1);
 
 /// A reply with what came beside it.
 #[derive(Debug)]
@@ -44,6 +50,8 @@ pub(crate) struct Channel {
     over: AtomicBool,
     /// Only the thread that reads uses it.
     buffer: Mutex<Vec<u8>>,
+    /// The way through shared memory, where the agent may spin.
+    rings: OnceLock<Rings>,
 }
 
 #[derive(Debug, Default)]
@@ -134,6 +142,7 @@ impl Channel {
             state: Mutex::default(),
             over: AtomicBool::new(false),
             buffer: Mutex::default(),
+            rings: OnceLock::new(),
         }
     }
 
@@ -200,7 +209,11 @@ impl Channel {
             state.requests.insert(number, Progress::UnderWay(payload));
         }
         let ticket = Ticket { channel: self, number };
-        self.send(&Envelope { id: number, timeout_ms, request })?;
+        if let Err(fault) = self.send(&Envelope { id: number, timeout_ms, request }, deadline) {
+            // Never sent, so no reply will free its payload.
+            self.lock().requests.remove(&number);
+            return Err(fault);
+        }
         Ok(ticket)
     }
 
@@ -208,16 +221,32 @@ impl Channel {
     pub(crate) fn tell(&self, request: Request) {
         if !self.is_inherited() {
             // A channel that is over has told the agent more than this would.
-            let _ = self.send(&Envelope { id: self.number(), timeout_ms: NO_TIMEOUT, request });
+            let envelope = Envelope { id: self.number(), timeout_ms: NO_TIMEOUT, request };
+            let _ = self.send(&envelope, Deadline::after(Some(TELL_AT_MOST)));
         }
     }
 
-    fn send(&self, envelope: &Envelope) -> Result<(), Fault> {
+    fn send(&self, envelope: &Envelope, deadline: Deadline) -> Result<(), Fault> {
         let message = message::encode_request(envelope);
+        if let Some(rings) = self.rings.get().filter(|_| Rings::takes(&envelope.request)) {
+            match rings.push(&message) {
+                Pushed::Seen => return Ok(()),
+                Pushed::Wake => {
+                    let doorbell = Envelope { id: 0, timeout_ms: NO_TIMEOUT, request: Request::Doorbell };
+                    return self.send(&doorbell, deadline);
+                }
+                Pushed::No => {}
+            }
+        }
         loop {
-            match socket::send(&self.socket, &message, &[]) {
+            match socket::send_now(&self.socket, &message) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The agent reads no further for now: it is stopped, or has much to do.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let left = deadline.left()?;
+                    socket::wait_writable(&self.socket, left).map_err(Error::from)?;
+                }
                 // The agent is gone. What it said last may still be there to read, so whoever waits finds the end.
                 Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                     return Ok(());
@@ -289,6 +318,28 @@ impl Channel {
         outcome
     }
 
+    /// The next message from the ring or the socket; `None` when the time ran out or something else is to be looked at.
+    fn next_message(&self, left: Option<Duration>, buffer: &mut [u8]) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+        let rings = self.rings.get();
+        if let Some(rings) = rings
+            && let Seen::Message(len, descriptors) = rings.look(&self.socket, buffer)?
+        {
+            return Ok(Some((len, descriptors)));
+        }
+        // Without a deadline the receive itself waits, which saves a system call.
+        let readable = left.is_none() || socket::wait_readable(&self.socket, left)?;
+        let message = if readable { socket::receive(&self.socket, buffer).map(Some) } else { Ok(None) };
+        if let Some(rings) = rings {
+            rings.awake();
+        }
+        message
+    }
+
+    /// From now on requests that may go through shared memory do.
+    pub(crate) fn use_rings(&self, rings: Rings) {
+        let _ = self.rings.set(rings);
+    }
+
     /// Receives one message. Only the thread that set `reading` calls it.
     fn receive(&self, deadline: Deadline) -> Result<(Answer, Vec<OwnedFd>), Unread> {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,17 +347,12 @@ impl Channel {
         let mut was_reset = false;
         loop {
             let left = deadline.left()?;
-            // Without a deadline the receive itself waits, which saves a system call.
-            if left.is_some() && !socket::wait_readable(&self.socket, left)? {
-                continue;
-            }
-            match socket::receive(&self.socket, &mut buffer) {
-                Ok((0, _)) => return Err(Unread::Over(Over::Ended)),
-                Ok((len, descriptors)) => {
+            match self.next_message(left, &mut buffer) {
+                Ok(None) => {}
+                Ok(Some((0, _))) => return Err(Unread::Over(Over::Ended)),
+                Ok(Some((len, descriptors))) => {
                     if !descriptors.is_empty() {
-                        let received =
-                            Envelope { id: 0, timeout_ms: NO_TIMEOUT, request: Request::Received { count: 1 } };
-                        let _ = self.send(&received);
+                        self.tell(Request::Received { count: 1 });
                     }
                     return match message::decode_reply(&buffer[..len]) {
                         // An answer to nothing in particular: the agent turns the whole session down.

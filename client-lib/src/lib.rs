@@ -53,6 +53,7 @@ mod fault;
 mod link;
 mod namespace;
 mod put;
+mod rings;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use larder_protocol::fork;
-use larder_protocol::hit::{Attachment, Lookup, PinnedBlock, Reader};
-use larder_protocol::layout::{LAYOUT_MAGIC, stripe};
+use larder_protocol::hit::{Attachment, Lookup, PinnedBlock, Reader, SlotPage};
+use larder_protocol::layout::LAYOUT_MAGIC;
 use larder_protocol::memory::Mapping;
 use larder_protocol::message::{Refusal, Reply, Request, VERSION};
 use larder_protocol::view::{Staging, StagingRange};
@@ -19,6 +19,7 @@ use crate::channel::{Channel, Response};
 use crate::deadline::Deadline;
 use crate::discover::Discovery;
 use crate::fault::Fault;
+use crate::rings::Rings;
 use crate::turn::Turn;
 
 /// How often a call goes round when the cache changes under it, before it gives up.
@@ -188,9 +189,8 @@ impl Session {
     }
 
     fn map_slots(&self, deadline: Deadline) -> Result<(), Fault> {
-        let exchange =
-            self.receive_memory(Request::MoreSlots, deadline, |fd, len| self.reader.add_slots(fd, len / stripe::BYTES));
-        exchange.map_err(|fault| match fault {
+        let exchange = self.receive_memory(Request::MoreSlots, deadline, SlotPage::map);
+        exchange.map(|page| self.reader.add_slots(page)).map_err(|fault| match fault {
             Fault::Refused(Refusal::TooMany(message)) => {
                 let (in_use, total) = self.reader.slots();
                 Fault::Final(Error::Pins { in_use, total, message })
@@ -232,6 +232,12 @@ impl Session {
         let _turn = self.asking.take(deadline)?;
         if let Some(staging) = self.staging.get() {
             return Ok(staging);
+        }
+        match self.receive_memory(Request::Ring, deadline, |fd, len| Rings::new(Mapping::read_write(fd, len)?)) {
+            Ok(rings) => self.channel.use_rings(rings),
+            // An agent that may not spin: all goes by the socket.
+            Err(Fault::Refused(_)) => {}
+            Err(fault) => return Err(fault),
         }
         let mapping = self.receive_memory(Request::Staging, deadline, Mapping::read_write)?;
         Ok(self.staging.get_or_init(|| Staging::new(mapping)))

@@ -5,10 +5,9 @@
 //! (`membarrier`, private and expedited). It never concerns another process, and is no part of the pin protocol, whose two
 //! sides are in different processes. Where the kernel or a filter refuses it, the light one becomes a real fence.
 
-use crate::sync::{Ordering, fence};
-
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, compiler_fence};
+use crate::sync::{AtomicBool, compiler_fence};
+use crate::sync::{Ordering, fence};
 
 const MEMBARRIER_CMD_PRIVATE_EXPEDITED: libc::c_int = 1 << 3;
 const MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;

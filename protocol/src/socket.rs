@@ -95,6 +95,13 @@ pub fn send(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io
     if sent == message.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short")) }
 }
 
+/// As [`send`], but an error of kind `WouldBlock` when the other side has to read first, on a blocking socket too.
+pub fn send_now(fd: impl AsFd, message: &[u8]) -> io::Result<()> {
+    let how = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let sent = nix::sys::socket::send(fd.as_fd().as_raw_fd(), message, how)?;
+    if sent == message.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short")) }
+}
+
 /// Receives one message into `buffer`; returns its length (0 at the end of the stream) and its descriptors.
 ///
 /// A message longer than the buffer or with more descriptors than [`DESCRIPTORS_MAX`] is an error, and its descriptors
@@ -152,12 +159,21 @@ pub fn unread_bytes(fd: impl AsFd) -> io::Result<usize> {
 
 /// Waits until a message can be received. `None` waits for ever. Returns false when the time ran out.
 pub fn wait_readable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::POLLIN, timeout)
+}
+
+/// Waits until a message can be sent. `None` waits for ever. Returns false when the time ran out.
+pub fn wait_writable(fd: impl AsFd, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, PollFlags::POLLOUT, timeout)
+}
+
+fn wait_for(fd: impl AsFd, what: PollFlags, timeout: Option<Duration>) -> io::Result<bool> {
     let timeout = match timeout {
         None => PollTimeout::NONE,
         // Rounded up, so that a deadline less than a millisecond away is not a busy loop.
         Some(left) => PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX),
     };
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(fd.as_fd(), what)];
     match poll(&mut fds, timeout) {
         Ok(n) => Ok(n > 0),
         Err(nix::errno::Errno::EINTR) => Ok(false),

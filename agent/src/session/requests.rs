@@ -171,10 +171,11 @@ impl Session {
         now_ns: u64,
     ) -> Result<Reply, Refusal> {
         let mut names = if cursor == 0 {
-            if self.lists.len() >= LISTS_MAX {
-                return Err(Refusal::TooMany(format!(
-                    "{LISTS_MAX} lists are being read in this session; read those to their end"
-                )));
+            // A client that stops reading a list does not say so: the oldest makes room.
+            if self.lists.len() >= LISTS_MAX
+                && let Some(oldest) = self.lists.keys().min().copied()
+            {
+                self.lists.remove(&oldest);
             }
             let group = if children && !prefix.is_empty() { format!("{prefix}/") } else { prefix.to_owned() };
             let keys = self.agent().cache().keys(self.peer.uid, namespace, &group, now_ns)?;

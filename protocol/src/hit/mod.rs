@@ -69,6 +69,19 @@ pub struct Attachment {
     pub future_write: bool,
 }
 
+/// A slot page that is mapped and not in use yet.
+#[derive(Debug)]
+pub struct SlotPage {
+    mapping: Mapping,
+}
+
+impl SlotPage {
+    /// Maps `len` bytes that the agent lent as a slot page.
+    pub fn map(fd: impl AsFd, len: usize) -> io::Result<SlotPage> {
+        Ok(SlotPage { mapping: Mapping::read_write(fd, len)? })
+    }
+}
+
 /// The client's side of a session's shared memory.
 #[derive(Debug)]
 pub struct Reader {
@@ -126,7 +139,7 @@ impl Reader {
             segments: Arc::new(Segments::default()),
             stripes: Stripes::default(),
         };
-        reader.add_slots(&attachment.slots, attachment.stripes)?;
+        reader.add_slots(SlotPage::map(&attachment.slots, attachment.stripes * stripe_layout::BYTES)?);
         Ok(reader)
     }
 
@@ -140,11 +153,11 @@ impl Reader {
         fork::is_frozen(self.born)
     }
 
-    /// Adds a slot page of `stripes` stripes.
-    pub fn add_slots(&self, fd: impl AsFd, stripes: usize) -> io::Result<()> {
-        let mapping = Arc::new(Mapping::read_write(fd, stripes * stripe_layout::BYTES)?);
-        self.stripes.add(&mapping, stripes, (self.id, self.born), &self.segments);
-        Ok(())
+    /// Adds a slot page. Only after the agent has said that it counts the page's pins: a block pinned in it before that
+    /// could be written over.
+    pub fn add_slots(&self, page: SlotPage) {
+        let stripes = page.mapping.len() / stripe_layout::BYTES;
+        self.stripes.add(&Arc::new(page.mapping), stripes, (self.id, self.born), &self.segments);
     }
 
     /// Installs the current index table.

@@ -1,0 +1,151 @@
+//! Which files the demo loads: every regular file under a directory, up to a limit, and what was left out and why.
+
+use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use larder_protocol::key::check_key_bytes;
+use larder_protocol::layout::BlockShape;
+use serde::Serialize;
+
+use super::interrupt::Interrupt;
+
+/// A file to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its path under the root, which is its key.
+    pub(super) key: String,
+    /// Its length when it was found.
+    pub(super) len_bytes: u64,
+}
+
+/// What was left out, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Skipped {
+    /// Files and directories that cannot be read.
+    pub(super) unreadable: u64,
+    /// Links, sockets, pipes and devices.
+    pub(super) special: u64,
+    /// Files and directories whose names make no legal key.
+    pub(super) illegal_name: u64,
+    /// Directories on which another file system is mounted.
+    pub(super) other_file_system: u64,
+    /// Files longer than the limit on all of them.
+    pub(super) too_large: u64,
+    /// Files whose length changed before they were loaded.
+    pub(super) changed: u64,
+}
+
+impl Skipped {
+    /// The reasons that occurred, in words.
+    pub(super) fn words(&self) -> Vec<String> {
+        [
+            (self.unreadable, "unreadable"),
+            (self.special, "links or special files"),
+            (self.illegal_name, "with names that are no legal keys"),
+            (self.other_file_system, "on other file systems"),
+            (self.too_large, "too large"),
+            (self.changed, "changed meanwhile"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, why)| format!("{} {why}", crate::output::count(count)))
+        .collect()
+    }
+}
+
+/// How much is loaded at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) files: usize,
+    pub(super) bytes: u64,
+}
+
+/// The files to load.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+    pub(super) entries: Vec<Entry>,
+    pub(super) bytes: u64,
+    pub(super) skipped: Skipped,
+    /// Whether there were more files than the limit allows.
+    pub(super) cut: bool,
+}
+
+impl Tree {
+    /// Walks `root` depth first, each directory in the order of its names, so that the same tree gives the same files.
+    pub(super) fn find(root: &Path, limit: Limit, interrupt: &Interrupt) -> Result<Tree> {
+        let root = root.canonicalize().with_context(|| format!("cannot open {}", root.display()))?;
+        let metadata = fs::metadata(&root).with_context(|| format!("cannot look at {}", root.display()))?;
+        if !metadata.is_dir() {
+            bail!("{} is not a directory", root.display());
+        }
+        let mut tree = Tree { root, entries: Vec::new(), bytes: 0, skipped: Skipped::default(), cut: false };
+        let device = metadata.dev();
+        // The directory to read next is last; one that cannot be read is counted when its turn comes.
+        let mut directories = vec![tree.root.clone()];
+        while let Some(directory) = directories.pop() {
+            interrupt.check()?;
+            let mut below = Vec::new();
+            for (path, metadata) in tree.read_directory(&directory) {
+                let relative = path.strip_prefix(&tree.root).unwrap_or(&path).as_os_str().as_bytes();
+                let Ok(key) = check_key_bytes(relative) else {
+                    tree.skipped.illegal_name += 1;
+                    continue;
+                };
+                if metadata.is_dir() {
+                    if metadata.dev() == device {
+                        below.push(path);
+                    } else {
+                        tree.skipped.other_file_system += 1;
+                    }
+                } else if !metadata.is_file() {
+                    tree.skipped.special += 1;
+                } else if metadata.len() > limit.bytes {
+                    tree.skipped.too_large += 1;
+                } else if tree.entries.len() == limit.files || tree.bytes + metadata.len() > limit.bytes {
+                    tree.cut = true;
+                    return Ok(tree);
+                } else {
+                    tree.bytes += metadata.len();
+                    tree.entries.push(Entry { key: key.to_owned(), len_bytes: metadata.len() });
+                }
+            }
+            directories.extend(below.into_iter().rev());
+        }
+        if tree.entries.is_empty() {
+            bail!("there is no file to load under {}", tree.root.display());
+        }
+        Ok(tree)
+    }
+
+    /// What is in a directory, sorted by name. What cannot be read is counted.
+    fn read_directory(&mut self, directory: &Path) -> Vec<(PathBuf, Metadata)> {
+        let Ok(items) = fs::read_dir(directory) else {
+            self.skipped.unreadable += 1;
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for item in items {
+            match item.and_then(|item| Ok((item.path(), item.metadata()?))) {
+                Ok(pair) => found.push(pair),
+                Err(_) => self.skipped.unreadable += 1,
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        found
+    }
+
+    /// The memory that the files take as blocks: header, key, payload, checksums, and what alignment costs.
+    pub(super) fn block_bytes(&self) -> u64 {
+        self.entries
+            .iter()
+            .map(|entry| {
+                let shape = BlockShape::new(entry.key.len(), entry.len_bytes);
+                shape.total_len.next_multiple_of(shape.align)
+            })
+            .sum()
+    }
+}
