@@ -99,8 +99,8 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
     Ok(Settings {
         capacity_bytes: config.capacity.bytes(),
         segment_bytes: config.segment_size.bytes(),
-        tenant_quota_bytes: config.tenant_quota.bytes(),
-        tenants: config.tenants.iter().map(|t| (t.uid, t.quota.bytes(), t.guaranteed.bytes())).collect(),
+        tenant_quota_bytes: config.quota_bytes(config.tenant_quota),
+        tenants: config.tenants.iter().map(|t| (t.uid, config.quota_bytes(t.quota), t.guaranteed.bytes())).collect(),
         pinned_bytes: config.pinned_quota.bytes(),
         session_slots_max: config.max_slots_per_session as usize,
         staging_bytes: config.staging.bytes(),

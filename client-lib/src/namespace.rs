@@ -148,6 +148,10 @@ impl Namespace {
 
     fn names(&self, prefix: &str, children: bool) -> Result<Vec<String>, Error> {
         let deadline = self.deadline()?;
+        if prefix.len() > key::KEY_LEN_MAX {
+            // No key begins so, and no message could carry it.
+            return Ok(Vec::new());
+        }
         let names = self.with_session(deadline, ROUNDS, |session, bound| {
             let _turn = session.lists.take(deadline)?;
             let mut all = Vec::new();
@@ -197,13 +201,19 @@ impl Namespace {
         mut act: impl FnMut(&Arc<Session>, &Arc<Bound>) -> Result<T, Fault>,
     ) -> Result<Option<T>, Error> {
         let mut clears = 0;
+        let mut no_space = None;
         for _ in 0..ROUNDS {
             let Some((bound, session)) = self.binding.bind(deadline)? else {
                 return Ok(None);
             };
+            let epoch = session.reader().drop_retired();
             match act(&session, &bound) {
                 Ok(value) => return Ok(Some(value)),
                 Err(Fault::Lost) => {}
+                // Memory was given up for this, and is room once nobody has it mapped any more: we may be the last.
+                Err(Fault::Refused(refusal @ Refusal::NoSpace { .. })) if session.reader().drop_retired() != epoch => {
+                    no_space = Some(refusal);
+                }
                 Err(Fault::Refused(Refusal::Cleared { namespace })) if clears < follow => {
                     clears += 1;
                     self.binding.adopt(&bound, namespace);
@@ -211,7 +221,7 @@ impl Namespace {
                 Err(fault) => return Err(fault.into()),
             }
         }
-        Err(Error::Busy)
+        Err(no_space.map_or(Error::Busy, Error::from))
     }
 }
 

@@ -66,7 +66,7 @@ impl Namespace {
     /// Puts what has no outcome yet. Returns without an error when there is no agent and the client goes on without.
     fn put_batch(&self, batch: &mut Batch<'_>, deadline: Deadline) -> Result<(), Error> {
         let mut followed = false;
-        for _ in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             let pending = batch.pending();
             if pending.is_empty() {
                 return Ok(());
@@ -74,7 +74,10 @@ impl Namespace {
             let Some((bound, session)) = self.binding.bind(deadline)? else {
                 return Ok(());
             };
+            let epoch = session.reader().drop_retired();
             match batch.run(&session, &bound, &pending, deadline) {
+                // Memory was given up for some, and is room once nobody has it mapped any more: we may be the last.
+                Ok(()) if round < ROUNDS && session.reader().drop_retired() != epoch => batch.forget_no_space(),
                 Ok(()) | Err(Fault::Lost) => {}
                 // Followed once, and only if nothing was stored before the clear by this call.
                 Err(Fault::Refused(Refusal::Cleared { namespace })) if !followed && !batch.has_stored() => {
@@ -107,6 +110,12 @@ impl Batch<'_> {
 
     fn has_stored(&self) -> bool {
         self.outcomes.iter().flatten().any(Result::is_ok)
+    }
+
+    /// Makes what there was no room for pending again.
+    fn forget_no_space(&mut self) {
+        let refused = |outcome: &Option<Outcome>| matches!(outcome, Some(Err(Error::NoSpace { .. })));
+        self.outcomes.iter_mut().filter(|outcome| refused(outcome)).for_each(|outcome| *outcome = None);
     }
 
     fn finish(self, rest: &Outcome) -> Vec<Outcome> {

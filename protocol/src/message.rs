@@ -1,6 +1,6 @@
 //! Messages of the control socket: one request or reply a packet, in bincode with a limit.
 //!
-//! Whatever arrives is a claim: decoding bounds every allocation by the packet's own length, refuses trailing bytes, and
+//! Whatever arrives is a claim: decoding allocates at most four times the longest packet, refuses trailing bytes, and
 //! checks keys and names, so that the rest of the code sees only legal ones. The bytes are pinned by golden vectors in
 //! `tests/messages.rs`; changing them means a new [`VERSION`].
 
@@ -483,7 +483,7 @@ fn decode<T: Decode<()>>(packet: &[u8]) -> Result<T, DecodeError> {
 }
 
 fn encode<T: Encode>(value: &T) -> Vec<u8> {
-    // Encoding into memory fails only past the limit, which every sender keeps well below by paging.
+    // Encoding into memory does not fail. A message that is too long for a packet fails when it is sent.
     bincode::encode_to_vec(value, wire()).unwrap_or_default()
 }
 

@@ -1,7 +1,7 @@
 //! A value that many threads read and one now and then replaces; reading writes nothing that another thread reads.
 //!
-//! A reader marks itself as inside, takes the value, and marks itself as outside again: two plain stores to a line of its
-//! own. Who replaces the value swaps it, runs the heavy fence, and waits for every thread that was inside to come out
+//! A reader marks itself as [`inside`](crate::inside), takes the value, and marks itself as outside again: two plain
+//! stores to a line of its own. Who replaces the value swaps it and waits for every thread that was inside to come out
 //! before the old value may go. The sections are the short ones of the hit path; nothing blocks inside.
 
 use std::cell::Cell;
@@ -10,28 +10,26 @@ use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::thread;
 
-use crate::asymmetric::{heavy, light};
 use crate::fork;
+use crate::inside::{Entered, Mark, after_swap};
 
-/// One thread's mark. Marks are never freed, and used again by later threads.
+/// One thread's place. Places are never freed, and used again by later threads.
 #[repr(align(64))]
-struct Mark {
-    /// Odd while the thread is inside.
-    state: AtomicU64,
+struct Place {
+    mark: Mark,
     /// The process that the thread belongs to: in a forked child, marks of the parent's other threads say "inside" for
     /// ever.
     process: AtomicU64,
     taken: AtomicBool,
-    next: AtomicPtr<Mark>,
+    next: AtomicPtr<Place>,
 }
 
-/// All marks ever made, a list that only grows.
-static MARKS: AtomicPtr<Mark> = AtomicPtr::new(ptr::null_mut());
+/// All places ever made, a list that only grows.
+static PLACES: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
 
-/// Gives a thread's mark back when the thread ends.
-struct Return(&'static Mark);
+/// Gives a thread's place back when the thread ends.
+struct Return(&'static Place);
 
 impl Drop for Return {
     fn drop(&mut self) {
@@ -41,71 +39,71 @@ impl Drop for Return {
 }
 
 thread_local! {
-    static MINE: Cell<Option<&'static Mark>> = const { Cell::new(None) };
+    static MINE: Cell<Option<&'static Place>> = const { Cell::new(None) };
     static RETURN: Cell<Option<Return>> = const { Cell::new(None) };
 }
 
-fn marks() -> impl Iterator<Item = &'static Mark> {
-    let mut at = MARKS.load(Ordering::Acquire);
+fn places() -> impl Iterator<Item = &'static Place> {
+    let mut at = PLACES.load(Ordering::Acquire);
     std::iter::from_fn(move || {
-        // SAFETY: null, or a mark that was leaked into the list.
-        let mark: &'static Mark = unsafe { at.as_ref() }?;
-        at = mark.next.load(Ordering::Acquire);
-        Some(mark)
+        // SAFETY: null, or a place that was leaked into the list.
+        let place: &'static Place = unsafe { at.as_ref() }?;
+        at = place.next.load(Ordering::Acquire);
+        Some(place)
     })
 }
 
 #[inline(always)]
-fn my_mark() -> &'static Mark {
-    let mark = MINE.get().unwrap_or_else(find_mark);
+fn my_place() -> &'static Place {
+    let place = MINE.get().unwrap_or_else(find_place);
     let process = fork::process();
-    if mark.process.load(Ordering::Relaxed) != process {
+    if place.process.load(Ordering::Relaxed) != process {
         // We are the one thread that a fork took along. Nobody waits for this mark yet: the process is new.
-        mark.process.store(process, Ordering::Relaxed);
+        place.process.store(process, Ordering::Relaxed);
     }
-    mark
+    place
 }
 
 #[cold]
-fn find_mark() -> &'static Mark {
-    let free = marks().find(|mark| {
-        mark.process.load(Ordering::Relaxed) == fork::process()
-            && mark.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+fn find_place() -> &'static Place {
+    let free = places().find(|place| {
+        place.process.load(Ordering::Relaxed) == fork::process()
+            && place.taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     });
-    let mark = free.unwrap_or_else(|| {
-        let mark: &'static Mark = Box::leak(Box::new(Mark {
-            state: AtomicU64::new(0),
+    let place = free.unwrap_or_else(|| {
+        let place: &'static Place = Box::leak(Box::new(Place {
+            mark: Mark::new(),
             process: AtomicU64::new(fork::process()),
             taken: AtomicBool::new(true),
-            next: AtomicPtr::new(MARKS.load(Ordering::Relaxed)),
+            next: AtomicPtr::new(PLACES.load(Ordering::Relaxed)),
         }));
-        let new: *const Mark = mark;
-        while let Err(now) = MARKS.compare_exchange_weak(
-            mark.next.load(Ordering::Relaxed),
+        let new: *const Place = place;
+        while let Err(now) = PLACES.compare_exchange_weak(
+            place.next.load(Ordering::Relaxed),
             new.cast_mut(),
             Ordering::AcqRel,
             Ordering::Relaxed,
         ) {
-            mark.next.store(now, Ordering::Relaxed);
+            place.next.store(now, Ordering::Relaxed);
         }
-        mark
+        place
     });
-    MINE.set(Some(mark));
-    // A thread that is ending already keeps its mark: one line lost.
-    let _ = RETURN.try_with(|slot| slot.set(Some(Return(mark))));
-    mark
+    MINE.set(Some(place));
+    // A thread that is ending already keeps its place: one line lost.
+    let _ = RETURN.try_with(|slot| slot.set(Some(Return(place))));
+    place
 }
 
 /// Marks the thread as outside again, also when what ran inside panicked.
 struct Inside {
     mark: &'static Mark,
-    state: u64,
+    entered: Entered,
 }
 
 impl Drop for Inside {
     #[inline(always)]
     fn drop(&mut self) {
-        self.mark.state.store(self.state, Ordering::Release);
+        self.mark.leave(&self.entered);
     }
 }
 
@@ -145,21 +143,16 @@ pub struct Shelf<T> {
 impl<T: Send + Sync> Shelf<T> {
     /// A shelf with a value on it.
     pub fn new(value: Arc<T>) -> Shelf<T> {
+        // Places are told apart by process from now on. Where forks cannot be watched no session begins either.
+        let _ = fork::watch();
         Shelf { current: AtomicPtr::new(Arc::into_raw(value).cast_mut()), _owns: std::marker::PhantomData }
     }
 
     /// Runs `work` with the present value. `work` must be short and must not replace a value of any shelf.
     #[inline(always)]
     pub fn with<R>(&self, work: impl FnOnce(Present<'_, T>) -> R) -> R {
-        let mark = my_mark();
-        let state = mark.state.load(Ordering::Relaxed);
-        let outer = state & 1 == 1;
-        let inside = (!outer).then(|| {
-            mark.state.store(state + 1, Ordering::Relaxed);
-            // Orders the mark before the look at the value; pairs with the heavy fence in `release`.
-            light();
-            Inside { mark, state: state + 2 }
-        });
+        let mark = &my_place().mark;
+        let inside = mark.enter().map(|entered| Inside { mark, entered });
         let value = self.current.load(Ordering::Acquire);
         // SAFETY: the pointer came from an `Arc` that is on the shelf or was replaced while this thread was inside;
         // `release` lets no value go before every thread that was inside has come out.
@@ -197,18 +190,13 @@ impl<T: Send + Sync> Shelf<T> {
 /// Lets a value go that is on no shelf any more, once nobody inside can have it.
 fn release<T>(old: *const T) {
     let own = MINE.get().map_or(ptr::null(), ptr::from_ref);
-    if !heavy() {
+    if !after_swap() {
         // Without the fence nobody can tell who has it: it is lost rather than freed too early.
         return;
     }
     let process = fork::process();
-    for mark in marks().filter(|mark| mark.process.load(Ordering::Relaxed) == process && !ptr::eq(*mark, own)) {
-        let seen = mark.state.load(Ordering::Acquire);
-        // Inside: wait for it to come out, once. Whoever goes in after the swap finds the new value.
-        while seen & 1 == 1 && mark.state.load(Ordering::Acquire) == seen {
-            thread::yield_now();
-        }
-    }
+    let others = places().filter(|place| place.process.load(Ordering::Relaxed) == process && !ptr::eq(*place, own));
+    others.for_each(|place| place.mark.wait_outside());
     // SAFETY: the count of the shelf, which nobody else gives up; no reader has the value any more.
     drop(unsafe { Arc::from_raw(old) });
 }
@@ -230,6 +218,7 @@ impl<T> fmt::Debug for Shelf<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+    use std::thread;
 
     struct Counted(u64, Arc<AtomicUsize>);
 

@@ -65,6 +65,17 @@ impl Budget {
         fits
     }
 
+    /// Charges `bytes` to a node that is over a capacity that was lowered: until readers let go, whoever comes to look who
+    /// holds what, or to raise the capacity again, is let in. Elsewhere what does not fit is refused.
+    #[must_use]
+    pub(crate) fn charge_over(&mut self, bytes: u64) -> bool {
+        let is_over = self.excess_bytes() > 0;
+        if is_over {
+            self.used_bytes += bytes;
+        }
+        is_over
+    }
+
     pub(crate) fn refund(&mut self, bytes: u64) {
         assert!(bytes <= self.used_bytes, "refund of {bytes} bytes with {} in use", self.used_bytes);
         self.used_bytes -= bytes;

@@ -192,12 +192,6 @@ impl Index {
     pub(crate) fn bump_epoch(&self) {
         slot::bump_epoch(&self.control);
     }
-
-    /// Sanity of the words, for tests: the entries that the current table holds.
-    #[cfg(test)]
-    pub(crate) fn count_entries(&self) -> usize {
-        (0..self.capacity()).filter(|place| self.current.table.entry_at(*place).is_some()).count()
-    }
 }
 
 /// The entry that publishes a block.

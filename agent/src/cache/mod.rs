@@ -183,7 +183,7 @@ impl Cache {
         let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
         let slots = page.memfd.description(true).map_err(failed)?;
         let control = self.tenant(uid)?.control.description(false).map_err(failed)?;
-        if !self.make_budget(uid, bytes) {
+        if !self.make_budget(uid, bytes) && !self.budget.charge_over(bytes) {
             return Err(self.no_space(uid, bytes));
         }
         let tenant = self.known(uid);
@@ -227,8 +227,10 @@ impl Cache {
         let Some(memfd) = tenant.pins.memfd(session, memory) else {
             return Ok(false);
         };
-        seal_for_client(memfd, &platform)?;
-        tenant.pins.sealed(session, memory);
+        if !tenant.pins.is_sealed(session, memory) {
+            seal_for_client(memfd, &platform)?;
+            tenant.pins.sealed(session, memory);
+        }
         Ok(true)
     }
 

@@ -108,6 +108,10 @@ impl Namespaces {
         self.by_id.iter()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
     pub(crate) fn names_after(&self, after: &str) -> impl Iterator<Item = &String> {
         use std::ops::Bound::{Excluded, Unbounded};
         self.by_name.range::<str, _>((Excluded(after), Unbounded)).map(|(name, _)| name)

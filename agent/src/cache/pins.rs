@@ -90,6 +90,11 @@ impl Pins {
         }
     }
 
+    /// Whether the page is read already.
+    pub(crate) fn is_sealed(&self, session: u64, memory: u64) -> bool {
+        self.pages.iter().any(|page| page.session == session && page.memory == memory && page.sealed)
+    }
+
     /// Slots of a session.
     pub(crate) fn slots(&self, session: u64) -> usize {
         let pages = self.pages.iter().filter(|page| page.session == session);
@@ -138,7 +143,10 @@ impl Pins {
                     Others::Unknown => gone_if_unknown(page.session),
                 };
             if drop {
-                page.stripes.iter().for_each(|(words, _)| gone.add(words));
+                // Its client may have truncated a page that was never sealed: reading it would end the agent.
+                if page.sealed {
+                    page.stripes.iter().for_each(|(words, _)| gone.add(words));
+                }
                 freed += page.memfd.len() as u64;
             }
             !drop

@@ -79,6 +79,21 @@ impl Cache {
             return Ok(None);
         }
         let quota = self.quota_of(uid);
+        let enough =
+            |cache: &Cache| cache.budget.free_for_segments().saturating_sub(cache.promised_to_others(uid)) >= len;
+        let fits = |cache: &Cache| cache.tenants.get(&uid).is_some_and(|tenant| tenant.used_bytes() + len <= quota);
+        if dedicated && !(fits(self) && (enough(self) || self.reclaim_idle(enough))) {
+            // In the place of another large block: that serves at once, while memory that goes back to the node is room
+            // only when the last reader has unmapped it.
+            let tenant = self.known(uid);
+            for id in tenant.segments.dedicated_for(shape) {
+                if tenant.clean(id)
+                    && let Some(found) = tenant.segments.allocate(shape, true)
+                {
+                    return Ok(Some(found));
+                }
+            }
+        }
         if self.known(uid).used_bytes() + len > quota {
             // A large block pushes the tenant's own blocks out, segment by segment.
             if !dedicated || !self.shrink_tenant(uid, quota.saturating_sub(len)) {
@@ -91,12 +106,10 @@ impl Cache {
             return Ok(self.known(uid).segments.allocate(shape, false));
         }
         let may_take = dedicated || self.is_under_share(uid, len);
-        let enough =
-            |cache: &Cache| cache.budget.free_for_segments().saturating_sub(cache.promised_to_others(uid)) >= len;
         let found = enough(self)
             || self.reclaim_idle(enough)
-            || (may_take && self.take_from_others(uid, enough))
-            || (dedicated && self.shrink(uid, enough));
+            || (may_take && self.take_from_others(uid, len, enough))
+            || (dedicated && self.shrink(uid, len, enough));
         if !found || !self.budget.charge_segment(len) {
             return Ok(None);
         }
@@ -121,8 +134,10 @@ impl Cache {
             return false;
         }
         let enough = |cache: &Cache| cache.budget.free_bytes() >= bytes;
-        let found =
-            enough(self) || self.reclaim_idle(enough) || self.take_from_others(uid, enough) || self.shrink(uid, enough);
+        let found = enough(self)
+            || self.reclaim_idle(enough)
+            || self.take_from_others(uid, bytes, enough)
+            || self.shrink(uid, bytes, enough);
         found && self.budget.charge(bytes)
     }
 
@@ -247,6 +262,11 @@ impl Cache {
         });
     }
 
+    /// Memory that was retired and that somebody still has mapped.
+    pub(super) fn retired_bytes(&self) -> u64 {
+        self.retired.iter().map(|retired| retired.memfd.len() as u64).sum()
+    }
+
     /// What a tenant may count on when the node is full: its guarantee, or an equal part if that is more.
     fn share_of(&self, uid: u32) -> u64 {
         let active = self.tenants.values().filter(|tenant| tenant.segments.len() > 0 || tenant.uid == uid).count();
@@ -260,7 +280,7 @@ impl Cache {
     }
 
     /// Tenants that use more than their share give segments up, the largest first.
-    fn take_from_others(&mut self, uid: u32, enough: impl Fn(&Cache) -> bool + Copy) -> bool {
+    fn take_from_others(&mut self, uid: u32, bytes: u64, enough: impl Fn(&Cache) -> bool + Copy) -> bool {
         let mut over: Vec<(u64, u32)> = self
             .tenants
             .values()
@@ -269,26 +289,29 @@ impl Cache {
             .filter(|(excess, _)| *excess > 0)
             .collect();
         over.sort_unstable_by(|a, b| b.cmp(a));
-        over.into_iter().any(|(_, other)| self.shrink(other, enough))
+        over.into_iter().any(|(_, other)| self.shrink(other, bytes, enough))
     }
 
     /// Empties and retires segments of a tenant until it uses at most `bytes`.
     fn shrink_tenant(&mut self, uid: u32, bytes: u64) -> bool {
-        self.shrink(uid, |cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes))
+        let enough = |cache: &Cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes);
+        self.shrink(uid, u64::MAX, enough)
     }
 
-    /// Empties and retires segments of a tenant until it is `enough`.
-    fn shrink(&mut self, uid: u32, enough: impl Fn(&Cache) -> bool) -> bool {
+    /// Empties and retires segments of a tenant until it is `enough`, or until readers have `bytes`, or an eighth of
+    /// the capacity, to unmap: that will be room as soon as they do, and to go on would only empty the cache.
+    fn shrink(&mut self, uid: u32, bytes: u64, enough: impl Fn(&Cache) -> bool) -> bool {
         if enough(self) || !self.tenants.contains_key(&uid) {
             return enough(self);
         }
+        let mapped_most = self.retired_bytes().saturating_add(bytes.max(self.budget.capacity_bytes() / 8));
         self.retire_unused(uid);
         let mut order: Vec<(u64, u32)> =
             self.known(uid).segments.iter().map(|(id, segment)| (segment.extents.used_bytes(), id)).collect();
         order.sort_unstable();
         for (_, id) in order {
-            if enough(self) {
-                return true;
+            if enough(self) || self.retired_bytes() >= mapped_most {
+                break;
             }
             if self.known(uid).clean(id) {
                 self.retire(uid, id);
@@ -300,14 +323,15 @@ impl Cache {
 
     /// Lowers what is in use to the capacity, as far as readers let it. To be called again later while it is not there.
     pub(super) fn shrink_to_capacity(&mut self) {
-        let enough = |cache: &Cache| cache.budget.excess_bytes() == 0;
+        // What readers have yet to unmap is as good as gone.
+        let enough = |cache: &Cache| cache.budget.excess_bytes() <= cache.retired_bytes();
         if enough(self) || self.reclaim_idle(enough) {
             return;
         }
         let mut uids: Vec<(u64, u32)> = self.tenants.values().map(|tenant| (tenant.used_bytes(), tenant.uid)).collect();
         uids.sort_unstable_by(|a, b| b.cmp(a));
         for (_, uid) in uids {
-            if self.shrink(uid, enough) {
+            if self.shrink(uid, u64::MAX, enough) {
                 return;
             }
         }

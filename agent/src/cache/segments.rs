@@ -33,6 +33,12 @@ impl Segment {
     pub(crate) fn len(&self) -> u64 {
         self.memfd.len() as u64
     }
+
+    /// Whether it is of the right size for a large block, once it is empty.
+    fn takes_large(&self, shape: &BlockShape) -> bool {
+        let fits = self.len() >= shape.total_len && self.len() / 2 <= shape.total_len;
+        self.dedicated && !self.immutable && !self.closing && fits
+    }
 }
 
 /// A tenant's segments.
@@ -115,14 +121,7 @@ impl Segments {
     pub(crate) fn allocate(&mut self, shape: &BlockShape, dedicated: bool) -> Option<(u32, Extent)> {
         if dedicated {
             // An empty segment of a former large block, unless it is far too large.
-            let fits = |segment: &Segment| {
-                segment.dedicated
-                    && !segment.immutable
-                    && !segment.closing
-                    && segment.extents.is_unused()
-                    && segment.len() >= shape.total_len
-                    && segment.len() / 2 <= shape.total_len
-            };
+            let fits = |segment: &Segment| segment.takes_large(shape) && segment.extents.is_unused();
             let id = *self.live.iter().find(|(_, segment)| fits(segment))?.0;
             return self.allocate_in(id, shape);
         }
@@ -136,6 +135,12 @@ impl Segments {
         let candidates: Vec<u32> =
             self.live.iter().filter(|(_, segment)| fitting(segment)).map(|(id, _)| *id).collect();
         candidates.into_iter().find_map(|id| self.allocate_in(id, shape))
+    }
+
+    /// Segments of large blocks that would do for this one if they were empty, the oldest first.
+    pub(crate) fn dedicated_for(&self, shape: &BlockShape) -> Vec<u32> {
+        let would_do = |segment: &Segment| segment.takes_large(shape);
+        self.live.iter().filter(|(_, segment)| would_do(segment)).map(|(id, _)| *id).collect()
     }
 
     fn allocate_in(&mut self, id: u32, shape: &BlockShape) -> Option<(u32, Extent)> {

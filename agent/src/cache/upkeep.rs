@@ -43,6 +43,7 @@ impl Cache {
             result.waits_for_clients |= self.retire_long_unused(uid, now_ns);
         }
         self.drop_retired();
+        self.drop_idle_tenants();
         self.shrink_to_capacity();
         result.waits_for_clients |= !self.retired.is_empty() || self.budget.excess_bytes() > 0;
         result.need = self.need_ahead(populate_all);
@@ -80,13 +81,30 @@ impl Cache {
                 waiting += 1;
             }
         }
-        // One standard segment stays, for the next put.
+        // One standard segment stays for the next put, while there is anybody to make it.
         let kept = over.iter().position(|id| tenant.segments.get(*id).is_some_and(|segment| !segment.dedicated));
-        if let Some(kept) = kept.filter(|_| waiting == 0) {
+        if let Some(kept) = kept.filter(|_| waiting == 0 && tenant.sessions > 0) {
             over.remove(kept);
         }
         over.into_iter().for_each(|id| self.retire(uid, id));
         waiting > 0
+    }
+
+    /// Forgets tenants who left nothing behind, not even a namespace.
+    fn drop_idle_tenants(&mut self) {
+        let (tenants, budget) = (&mut self.tenants, &mut self.budget);
+        tenants.retain(|_, tenant| {
+            let idle = tenant.sessions == 0
+                && tenant.namespaces.is_empty()
+                && tenant.segments.len() == 0
+                && tenant.pins.orphans() == 0
+                && tenant.session_bytes == 0
+                && !tenant.awaits_table;
+            if idle {
+                budget.refund(tenant.used_bytes());
+            }
+            !idle
+        });
     }
 
     fn need_ahead(&mut self, populate_all: bool) -> Option<Need> {
@@ -159,7 +177,7 @@ impl Cache {
         let len = |memfd: &larder_protocol::memory::Memfd| memfd.len() as u64;
         (
             self.budget.used_bytes(),
-            self.retired.iter().map(|retired| len(&retired.memfd)).sum(),
+            self.retired_bytes(),
             self.spares.iter().map(|spare| len(&spare.memfd)).sum(),
             self.tenants.values().map(|tenant| tenant.index.bytes()).sum(),
             self.tenants.values().map(|tenant| tenant.pins.orphans() as u64).sum(),

@@ -163,6 +163,13 @@ impl Config {
         }
     }
 
+    /// One of the quotas in bytes, as the cache takes it: no limit where nobody set one, so that a tenant may use the
+    /// whole of a capacity that is raised later.
+    pub fn quota_bytes(&self, quota: ByteSize) -> u64 {
+        let is_default = !self.sources.contains_key("tenant_quota") && quota == self.tenant_quota;
+        if is_default { u64::MAX } else { quota.bytes() }
+    }
+
     /// Every setting in effect as key, value and where it came from: `file`, `environment`, `flag` or `default`.
     pub fn describe(&self) -> Vec<(String, String, &'static str)> {
         let cpus = if self.cpus.is_empty() { "all".to_owned() } else { format_cpu_list(&self.cpus) };

@@ -69,7 +69,10 @@ impl Rings {
     }
 
     pub(super) fn awake(&self) {
-        self.requests.awake();
+        // Before they are sealed their client may have truncated them: touching them would end the agent.
+        if self.open {
+            self.requests.awake();
+        }
     }
 }
 

@@ -184,10 +184,11 @@ impl Reader {
     }
 
     /// Lets go of the maps of segments that the agent has retired. Cheap when there is nothing to do; also part of the
-    /// first look-up after a retirement.
-    pub fn drop_retired(&self) {
+    /// first look-up after a retirement. Returns the epoch, which moves with each retirement.
+    pub fn drop_retired(&self) -> u64 {
         let epoch = self.control.load(control::EPOCH, Ordering::Acquire);
         self.segments.drop_retired(epoch, &self.control);
+        epoch
     }
 
     /// Looks up `key` in incarnation `namespace` and pins its block.

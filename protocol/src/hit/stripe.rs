@@ -2,13 +2,13 @@
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering as Std};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering as Std};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::Reader;
 use super::segments::{SegmentRef, Segments};
-use crate::asymmetric::{heavy, light};
 use crate::fork;
+use crate::handover::Handover;
 use crate::index::Table;
 use crate::layout::stripe as layout;
 use crate::memory::Mapping;
@@ -179,7 +179,7 @@ static LEFT: AtomicPtr<Left> = AtomicPtr::new(ptr::null_mut());
 
 /// One bit for each reader on the list, or for several: so that letting go of a block of another reader costs one load,
 /// however long the blocks of an old one are held.
-static LEFT_MARKS: AtomicU64 = AtomicU64::new(0);
+static LEFT_MARKS: Handover = Handover::new();
 
 struct Left {
     stripes: Vec<Arc<Stripe>>,
@@ -209,10 +209,8 @@ fn leave(stripes: Vec<Arc<Stripe>>) {
             Err(now) => head = now,
         }
     }
-    LEFT_MARKS.fetch_or(mark, Std::AcqRel);
-    // Orders the mark before the look at the slots; pairs with the light fence of `after_release`. Either we see the
-    // last slot free, or who freed it sees the mark.
-    if heavy() && again.iter().all(|stripe| stripe.is_idle()) {
+    // Either we see the last slot free, or who freed it sees the mark.
+    if LEFT_MARKS.announce(mark) && again.iter().all(|stripe| stripe.is_idle()) {
         drop(again);
         drop_left();
     }
@@ -221,8 +219,7 @@ fn leave(stripes: Vec<Arc<Stripe>>) {
 /// To be called after a block was let go, with its reader's mark: frees the stripes that this was the last block of.
 #[inline(always)]
 pub(crate) fn after_release(mark: u64) {
-    light();
-    if LEFT_MARKS.load(Std::Relaxed) & mark != 0 {
+    if LEFT_MARKS.is_announced(mark) {
         drop_left();
     }
 }
@@ -230,7 +227,7 @@ pub(crate) fn after_release(mark: u64) {
 #[cold]
 fn drop_left() {
     // The marks before the list: what is put on the list later brings its mark again.
-    LEFT_MARKS.swap(0, Std::AcqRel);
+    LEFT_MARKS.withdraw();
     let mut node = LEFT.swap(ptr::null_mut(), Std::AcqRel);
     let mut busy = Vec::new();
     while !node.is_null() {
