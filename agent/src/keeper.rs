@@ -24,9 +24,9 @@ pub(crate) async fn run(agent: Arc<Agent>) {
                 continue;
             }
         }
-        let until_expiry = upkeep.next_expiry_ns.map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+        let until_due = upkeep.next_due_ns.map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
         let until_look = upkeep.waits_for_clients.then_some(wait);
-        let sleep = [until_expiry, until_look].into_iter().flatten().min();
+        let sleep = [until_due, until_look].into_iter().flatten().min();
         let woken = match sleep {
             None => {
                 agent.keeper.notified().await;

@@ -127,6 +127,7 @@ pub(crate) struct Agent {
     /// Tells the keeper that there is something to do.
     pub(crate) keeper: Notify,
     pub(crate) beacon: Beacon,
+    pub(crate) snapshot_bytes: session::SnapshotBytes,
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
     pub(crate) started: Instant,
@@ -231,6 +232,7 @@ pub async fn run(
         sessions: Mutex::new(HashMap::new()),
         keeper: Notify::new(),
         beacon,
+        snapshot_bytes: session::SnapshotBytes::default(),
         settings,
         limits,
         started: Instant::now(),

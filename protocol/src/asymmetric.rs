@@ -39,12 +39,12 @@ pub(crate) fn light() {
         compiler_fence(Ordering::SeqCst);
         return;
     }
-    fence(Ordering::SeqCst); // mutate!: asymmetric-light
+    fence(Ordering::SeqCst); // mutate: asymmetric-light
 }
 
 /// The side that is taken rarely. False when the kernel failed to run it: then nothing may be concluded.
 pub(crate) fn heavy() -> bool {
-    fence(Ordering::SeqCst); // mutate!: asymmetric-heavy
+    fence(Ordering::SeqCst); // mutate: asymmetric-heavy
     #[cfg(not(loom))]
     if REGISTERED.load(Ordering::SeqCst) {
         // It can fail for want of memory, for a moment.

@@ -118,7 +118,7 @@ impl<W: Words> Table<W> {
         for step in 0..PROBE_MAX {
             let place = home + step;
             // Acquire pairs with the Release of the generation in `write`: what is read below was written before it.
-            let generation = self.load(place, layout::GENERATION, Ordering::Acquire); // mutate!: index-generation-acquire => let generation = self.load(place, layout::GENERATION, Ordering::Relaxed);
+            let generation = self.load(place, layout::GENERATION, Ordering::Acquire); // mutate: index-generation-acquire => let generation = self.load(place, layout::GENERATION, Ordering::Relaxed);
             if generation == 0 {
                 return Found::Absent;
             }
@@ -182,7 +182,7 @@ impl<W: Words> Table<W> {
         self.store(place, layout::SHAPE, shape, Ordering::Relaxed);
         self.store(place, layout::NAMESPACE, entry.namespace, Ordering::Relaxed);
         // Pairs with the Acquire of the generation in `find`; the block's bytes were written before this too.
-        self.store(place, layout::GENERATION, entry.generation, Ordering::Release); // mutate!: index-publish-release => self.store(place, layout::GENERATION, entry.generation, Ordering::Relaxed);
+        self.store(place, layout::GENERATION, entry.generation, Ordering::Release); // mutate: index-publish-release => self.store(place, layout::GENERATION, entry.generation, Ordering::Relaxed);
     }
 
     /// Looks up the place of a publication. Agent only.

@@ -43,7 +43,7 @@ impl Mark {
         // Release, like that of `leave`: a replacer that sees this visit and not the end of the one before must still come
         // after what was read in that one.
         // mutate!: inside-enter
-        // mutate!: inside-enter-release => self.state.store(state + 1, Ordering::Relaxed);
+        // mutate: inside-enter-release => self.state.store(state + 1, Ordering::Relaxed);
         self.state.store(state + 1, Ordering::Release);
         // Orders the mark before the look at the value; pairs with `after_swap`.
         light();
@@ -58,7 +58,7 @@ impl Mark {
 
     /// Waits until the thread is outside, or has been since. Whoever goes in after the swap finds the new value.
     pub fn wait_outside(&self) {
-        let seen = self.state.load(Ordering::Acquire); // mutate!: inside-wait => let seen = 0;
+        let seen = self.state.load(Ordering::Acquire); // mutate: inside-wait => let seen = 0;
         while seen & 1 == 1 && self.state.load(Ordering::Acquire) == seen {
             yield_now();
         }

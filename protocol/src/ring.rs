@@ -83,9 +83,9 @@ impl<W: Words> Producer<W> {
         }
         self.tail = self.tail.wrapping_add(1);
         // Pairs with the Acquire of the tail in `pop`.
-        self.words.store(TAIL, self.tail, Ordering::Release); // mutate!: ring-publish-release => self.words.store(TAIL, self.tail, Ordering::Relaxed);
+        self.words.store(TAIL, self.tail, Ordering::Release); // mutate: ring-publish-release => self.words.store(TAIL, self.tail, Ordering::Relaxed);
         // Orders the packet before the look at the flag; pairs with the fence in `may_sleep`.
-        fence(Ordering::SeqCst); // mutate!: ring-push-fence
+        fence(Ordering::SeqCst); // mutate: ring-push-fence
         if self.words.load(ASLEEP, Ordering::Relaxed) == 0 { Pushed::Seen } else { Pushed::Wake }
     }
 }
@@ -130,17 +130,17 @@ impl<W: Words> Consumer<W> {
         packet.truncate(len);
         self.head = self.head.wrapping_add(1);
         // Pairs with the Acquire of the head in `push`.
-        self.words.store(HEAD, self.head, Ordering::Release); // mutate!: ring-consume-release => self.words.store(HEAD, self.head, Ordering::Relaxed);
+        self.words.store(HEAD, self.head, Ordering::Release); // mutate: ring-consume-release => self.words.store(HEAD, self.head, Ordering::Relaxed);
         Ok(true)
     }
 
     /// Says that we are about to sleep and looks once more. True when the ring was empty: from then on whoever puts a
     /// packet in sends a message too. False when something came; we are awake again.
     pub fn may_sleep(&self) -> bool {
-        self.words.store(ASLEEP, 1, Ordering::Relaxed); // mutate!: ring-sleep-flag
+        self.words.store(ASLEEP, 1, Ordering::Relaxed); // mutate: ring-sleep-flag
         // Orders the flag before the last look; pairs with the fence in `push`.
         fence(Ordering::SeqCst); // mutate!: ring-sleep-fence
-        let empty = !self.looks_filled(); // mutate!: ring-sleep-recheck => let empty = true;
+        let empty = !self.looks_filled(); // mutate: ring-sleep-recheck => let empty = true;
         if !empty {
             self.awake();
         }

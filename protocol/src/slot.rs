@@ -73,8 +73,8 @@ pub fn pin_with<T: Words, C: Words, S: Words>(
 pub fn claim<S: Words>(stripe_words: &S, slot: usize, block: BlockId) {
     // Release, like that of `unpin`: a scan that reads this claim never reads the 0 before it, and must still come after
     // what was read under the slot's earlier pin.
-    // mutate!: pin-slot
-    // mutate!: pin-slot-release => stripe_words.store(slot_word(slot), block.0, Ordering::Relaxed);
+    // mutate: pin-slot
+    // mutate: pin-slot-release => stripe_words.store(slot_word(slot), block.0, Ordering::Relaxed);
     stripe_words.store(slot_word(slot), block.0, Ordering::Release);
 }
 
@@ -112,7 +112,7 @@ pub fn confirm<T: Words, C: Words, S: Words>(
 /// writes into it.
 #[inline(always)]
 pub fn unpin<S: Words>(stripe_words: &S, slot: usize) {
-    stripe_words.store(slot_word(slot), 0, Ordering::Release); // mutate!: unpin-release => stripe_words.store(slot_word(slot), 0, Ordering::Relaxed);
+    stripe_words.store(slot_word(slot), 0, Ordering::Release); // mutate: unpin-release => stripe_words.store(slot_word(slot), 0, Ordering::Relaxed);
 }
 
 /// The agent's fence between taking victims out of the index and scanning for pins of them. The list of slot pages is
@@ -124,7 +124,7 @@ pub fn before_scan() {
 /// Calls `seen` with every block id that a stripe names. What a client wrote is a claim: the id is only ever compared.
 pub fn scan<S: Words>(stripe_words: &S, mut seen: impl FnMut(BlockId)) {
     for slot in 0..stripe::SLOTS_LEN {
-        let id = stripe_words.load(slot_word(slot), Ordering::Acquire); // mutate!: scan-acquire => let id = stripe_words.load(slot_word(slot), Ordering::Relaxed);
+        let id = stripe_words.load(slot_word(slot), Ordering::Acquire); // mutate: scan-acquire => let id = stripe_words.load(slot_word(slot), Ordering::Relaxed);
         if id != 0 {
             seen(BlockId(id));
         }
@@ -144,8 +144,8 @@ pub fn publish_table<C: Words>(control_words: &C, table_id: u64) {
 pub fn bump_epoch<C: Words>(control_words: &C) {
     let epoch = control_words.load(control::EPOCH, Ordering::Relaxed);
     // Pairs with the readers' Acquire: who sees the new epoch sees the table's number and the directory too.
-    // mutate!: publish-table-epoch
-    // mutate!: publish-epoch-release => control_words.store(control::EPOCH, epoch + 1, Ordering::Relaxed);
+    // mutate: publish-table-epoch
+    // mutate: publish-epoch-release => control_words.store(control::EPOCH, epoch + 1, Ordering::Relaxed);
     control_words.store(control::EPOCH, epoch + 1, Ordering::Release);
 }
 
@@ -220,7 +220,7 @@ impl Holders {
         }
         let frozen = frozen(); // mutate!: fork-freeze-unpin => let frozen = false;
         if frozen {
-            self.counts[slot].store(RETIRED, Ordering::Release); // mutate!: fork-retire-slot => self.counts[slot].store(FREE, Ordering::Release);
+            self.counts[slot].store(RETIRED, Ordering::Release); // mutate: fork-retire-slot => self.counts[slot].store(FREE, Ordering::Release);
             return LetGo::Last;
         }
         unpin(stripe_words, slot);

@@ -14,6 +14,9 @@ use super::memory::{Prepared, table_bytes};
 /// Records that are copied into a growing table at each change of the index.
 const STEP: u32 = 64;
 
+/// Places for each entry at the most, however unevenly the keys are spread.
+const CROWDED_MOST: usize = 16;
+
 /// One table and its memory.
 #[derive(Debug)]
 struct Owned {
@@ -37,6 +40,8 @@ pub(crate) struct Index {
     old: Vec<Owned>,
     entries: usize,
     last_id: u64,
+    /// A table of this capacity had no place within reach for what is here: the next must be larger.
+    too_small: usize,
     /// Bytes of tables given up before they were ever published, to be refunded.
     discarded_bytes: u64,
 }
@@ -45,7 +50,16 @@ impl Index {
     pub(crate) fn new(control: MappedWords, prepared: Prepared, capacity: usize) -> Index {
         let current = Owned::new(prepared, 1, capacity);
         slot::publish_table(&control, 1);
-        Index { control, current, next: None, old: Vec::new(), entries: 0, last_id: 1, discarded_bytes: 0 }
+        Index {
+            control,
+            current,
+            next: None,
+            old: Vec::new(),
+            entries: 0,
+            last_id: 1,
+            too_small: 0,
+            discarded_bytes: 0,
+        }
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -76,6 +90,13 @@ impl Index {
         } else {
             None
         }
+    }
+
+    /// The capacity that the next table must have when an entry found no place; none when even a table of many times the
+    /// entries' number would not do, because somebody has chosen keys that all want the same place.
+    pub(crate) fn larger_capacity(&self) -> Option<usize> {
+        let capacity = self.capacity().max(self.too_small) * 2;
+        (capacity <= (self.entries + 4096) * CROWDED_MOST).then_some(capacity)
     }
 
     /// Whether another entry may not fit before the table has grown.
@@ -120,6 +141,7 @@ impl Index {
 
     fn discard_next(&mut self) {
         if let Some((next, _)) = self.next.take() {
+            self.too_small = self.too_small.max(next.table.capacity());
             self.discarded_bytes += next.memfd.len() as u64;
         }
     }

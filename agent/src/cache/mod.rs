@@ -70,12 +70,15 @@ pub struct Settings {
     pub instance: u64,
 }
 
-/// Memory that was retired and that somebody may still have mapped.
+/// Memory that has served and that somebody may still have mapped. It stays on the account of its tenant until then.
 #[derive(Debug)]
 struct Retired {
     uid: u32,
     memfd: Memfd,
 }
+
+/// Slot pages that ended sessions of a tenant may leave mapped in other processes.
+const ORPHANS_MAX: usize = 1024;
 
 /// The node's cache.
 #[derive(Debug)]
@@ -182,7 +185,16 @@ impl Cache {
         let bytes = page.memfd.len() as u64;
         let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
         let slots = page.memfd.description(true).map_err(failed)?;
-        let control = self.tenant(uid)?.control.description(false).map_err(failed)?;
+        if self.tenant(uid)?.pins.orphans() >= ORPHANS_MAX {
+            self.drop_orphans(uid);
+        }
+        let tenant = self.known(uid);
+        if tenant.pins.orphans() >= ORPHANS_MAX {
+            return Err(Refusal::TooMany(format!(
+                "{ORPHANS_MAX} slot pages of ended sessions are still mapped by processes of this user; end some of those"
+            )));
+        }
+        let control = tenant.control.description(false).map_err(failed)?;
         if !self.make_budget(uid, bytes) && !self.budget.charge_over(bytes) {
             return Err(self.no_space(uid, bytes));
         }
@@ -243,10 +255,19 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives back what [`Cache::charge_staging`] charged.
-    pub(crate) fn refund_staging(&mut self, uid: u32, bytes: u64) {
+    /// Gives back what was charged for memory of a session that was never made.
+    pub(crate) fn refund_session(&mut self, uid: u32, bytes: u64) {
         self.known(uid).session_bytes -= bytes;
         self.budget.refund(bytes);
+    }
+
+    /// Takes memory back that a session was lent. It goes when its client has let go of it.
+    pub(crate) fn take_back(&mut self, uid: u32, memfd: Memfd) {
+        let tenant = self.known(uid);
+        tenant.session_bytes -= memfd.len() as u64;
+        tenant.retired_bytes += memfd.len() as u64;
+        self.retired.push(Retired { uid, memfd });
+        self.drop_retired();
     }
 
     /// A session has ended; see [`pins::Pins::end_session`].
@@ -257,6 +278,15 @@ impl Cache {
         let freed = tenant.pins.end_session(session, process_gone, &platform);
         tenant.session_bytes -= freed;
         tenant.sweep();
+        self.budget.refund(freed);
+    }
+
+    /// Drops slot pages of ended sessions that nobody has any more.
+    pub(super) fn drop_orphans(&mut self, uid: u32) {
+        let platform = self.settings.material.platform;
+        let tenant = self.known(uid);
+        let freed = tenant.pins.drop_orphans(&platform);
+        tenant.session_bytes -= freed;
         self.budget.refund(freed);
     }
 

@@ -46,7 +46,7 @@ impl Namespace {
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
     by_name: BTreeMap<String, u64>,
-    by_id: HashMap<u64, Namespace>,
+    by_id: BTreeMap<u64, Namespace>,
     /// Names of incarnations that a clear has ended, so that a stale handle can be told the new one.
     former: HashMap<u64, String>,
 }

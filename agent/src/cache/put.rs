@@ -16,7 +16,7 @@ use super::room::Stop;
 use super::tenant::{to_usize, write_header};
 
 /// Bytes that are copied at a time: through a private buffer that stays in the nearest cache.
-const PIECE_BYTES: usize = 16 * 1024;
+const PIECE_BYTES: usize = 4 * 1024;
 
 /// Room for a block that is not published yet. Belongs to whoever holds it, who ends it by [`Cache::commit`] or
 /// [`Cache::abandon`].

@@ -56,15 +56,9 @@ impl Cache {
         }
         // Enough may be free in pieces. Empty whole segments, those with the least in them first.
         let tenant = self.known(uid);
-        let mut segments: Vec<(u64, u32)> = tenant
-            .segments
-            .iter()
-            .filter(|(_, segment)| !segment.dedicated)
-            .map(|(id, segment)| (segment.extents.used_bytes(), id))
-            .collect();
-        segments.sort_unstable();
-        for (_, id) in segments {
-            if tenant.clean(id)
+        for id in tenant.emptiable() {
+            if tenant.segments.get(id).is_some_and(|segment| !segment.dedicated)
+                && tenant.clean(id)
                 && let Some(found) = tenant.segments.allocate(shape, false)
             {
                 return Ok(found);
@@ -101,7 +95,9 @@ impl Cache {
             }
         }
         let standard = len == self.settings.segment_bytes && !dedicated;
-        if let Some(spare) = self.spares.pop_if(|_| standard) {
+        // A spare may be all that is left for those who have a promise.
+        let unpromised = self.budget.free_bytes() >= self.promised_to_others(uid);
+        if let Some(spare) = self.spares.pop_if(|_| standard && unpromised) {
             self.add_segment(uid, spare, false);
             return Ok(self.known(uid).segments.allocate(shape, false));
         }
@@ -113,7 +109,9 @@ impl Cache {
         if !found || !self.budget.charge_segment(len) {
             return Ok(None);
         }
-        Err(Stop::Need(Need::Segment { uid, len, dedicated }))
+        let need = Need::Segment { uid, len, dedicated };
+        self.known(uid).awaits(need);
+        Err(Stop::Need(need))
     }
 
     /// What others are guaranteed and do not use yet: it is never lent.
@@ -133,7 +131,7 @@ impl Cache {
         if !self.shrink_tenant(uid, quota.saturating_sub(bytes)) {
             return false;
         }
-        let enough = |cache: &Cache| cache.budget.free_bytes() >= bytes;
+        let enough = |cache: &Cache| cache.budget.free_bytes().saturating_sub(cache.promised_to_others(uid)) >= bytes;
         let found = enough(self)
             || self.reclaim_idle(enough)
             || self.take_from_others(uid, bytes, enough)
@@ -143,10 +141,14 @@ impl Cache {
 
     /// The need for a larger table, charged; or the refusal when there is no budget for it.
     pub(super) fn need_table(&mut self, uid: u32) -> Stop {
-        let capacity = self.known(uid).index.capacity() * 2;
+        let Some(capacity) = self.known(uid).index.larger_capacity() else {
+            return Stop::Refused(Refusal::TooMany(
+                "too many of this user's keys want the same place in its index; use other keys".into(),
+            ));
+        };
         let need = Need::Table { uid, capacity };
         if self.make_budget(uid, need.bytes()) {
-            self.known(uid).awaits_table = true;
+            self.known(uid).awaits(need);
             Stop::Need(need)
         } else {
             Stop::Refused(self.no_space(uid, need.bytes()))
@@ -156,6 +158,7 @@ impl Cache {
     /// Takes memory that was made for a need. What it was made for may be satisfied by now; then it becomes a spare or
     /// goes.
     pub(crate) fn supply(&mut self, need: Need, prepared: Prepared) {
+        self.awaits_no_more(need);
         match need {
             Need::Spare { .. } => self.spares.push(prepared),
             Need::Segment { uid, len, dedicated } => {
@@ -169,10 +172,7 @@ impl Cache {
             }
             Need::Table { uid, capacity } => {
                 let unused = match self.tenants.get_mut(&uid) {
-                    Some(tenant) => {
-                        tenant.awaits_table = false;
-                        tenant.index.begin_next(prepared, capacity).err()
-                    }
+                    Some(tenant) => tenant.index.begin_next(prepared, capacity).err(),
                     None => Some(prepared),
                 };
                 if unused.is_some() {
@@ -184,12 +184,16 @@ impl Cache {
 
     /// The memory for a need could not be made.
     pub(crate) fn supply_failed(&mut self, need: Need) {
-        if let Need::Table { uid, .. } = need
-            && let Some(tenant) = self.tenants.get_mut(&uid)
-        {
-            tenant.awaits_table = false;
-        }
+        self.awaits_no_more(need);
         self.budget.refund(need.bytes());
+    }
+
+    fn awaits_no_more(&mut self, need: Need) {
+        let (Need::Segment { uid, .. } | Need::Table { uid, .. }) = need else { return };
+        if let Some(tenant) = self.tenants.get_mut(&uid) {
+            tenant.awaited_bytes -= need.bytes();
+            tenant.awaits_table &= !matches!(need, Need::Table { .. });
+        }
     }
 
     fn add_segment(&mut self, uid: u32, prepared: Prepared, dedicated: bool) {
@@ -241,6 +245,7 @@ impl Cache {
         let tenant = self.known(uid);
         if let Some(memfd) = tenant.segments.retire(id) {
             tenant.index.bump_epoch();
+            tenant.retired_bytes += memfd.len() as u64;
             self.retired.push(Retired { uid, memfd });
         }
     }
@@ -248,7 +253,7 @@ impl Cache {
     /// Gives retired memory that nobody has mapped any more back to the node.
     pub(super) fn drop_retired(&mut self) {
         let platform = self.settings.material.platform;
-        let (tenants, budget) = (&self.tenants, &mut self.budget);
+        let (tenants, budget) = (&mut self.tenants, &mut self.budget);
         self.retired.retain(|retired| {
             let gone = match retired.memfd.others(&platform) {
                 Others::None => true,
@@ -257,6 +262,9 @@ impl Cache {
             };
             if gone {
                 budget.refund(retired.memfd.len() as u64);
+                if let Some(tenant) = tenants.get_mut(&retired.uid) {
+                    tenant.retired_bytes -= retired.memfd.len() as u64;
+                }
             }
             !gone
         });
@@ -294,8 +302,16 @@ impl Cache {
 
     /// Empties and retires segments of a tenant until it uses at most `bytes`.
     fn shrink_tenant(&mut self, uid: u32, bytes: u64) -> bool {
-        let enough = |cache: &Cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes);
-        self.shrink(uid, u64::MAX, enough)
+        let fits = |cache: &Cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes);
+        if fits(self) {
+            return true;
+        }
+        self.retire_unused(uid);
+        // What readers have yet to unmap is as good as gone, so no more is taken for it; but it is not room yet.
+        let live = |tenant: &super::Tenant| tenant.used_bytes() - tenant.retired_bytes;
+        fits(self)
+            || (self.shrink(uid, u64::MAX, |cache| cache.tenants.get(&uid).is_none_or(|tenant| live(tenant) <= bytes))
+                && fits(self))
     }
 
     /// Empties and retires segments of a tenant until it is `enough`, or until readers have `bytes`, or an eighth of
@@ -306,10 +322,7 @@ impl Cache {
         }
         let mapped_most = self.retired_bytes().saturating_add(bytes.max(self.budget.capacity_bytes() / 8));
         self.retire_unused(uid);
-        let mut order: Vec<(u64, u32)> =
-            self.known(uid).segments.iter().map(|(id, segment)| (segment.extents.used_bytes(), id)).collect();
-        order.sort_unstable();
-        for (_, id) in order {
+        for id in self.known(uid).emptiable() {
             if enough(self) || self.retired_bytes() >= mapped_most {
                 break;
             }

@@ -8,6 +8,7 @@ use larder_protocol::memory::{Mapping, Memfd};
 use larder_protocol::words::{MappedWords, Words};
 
 use super::extents::{Extent, Extents};
+use super::memory::HUGE_PAGE_BYTES;
 
 use std::sync::atomic::Ordering;
 
@@ -36,7 +37,9 @@ impl Segment {
 
     /// Whether it is of the right size for a large block, once it is empty.
     fn takes_large(&self, shape: &BlockShape) -> bool {
-        let fits = self.len() >= shape.total_len && self.len() / 2 <= shape.total_len;
+        // Not far too large, where the smallest there can be is never too large.
+        let most_bytes = shape.total_len.saturating_mul(2).max(HUGE_PAGE_BYTES);
+        let fits = (shape.total_len..=most_bytes).contains(&self.len());
         self.dedicated && !self.immutable && !self.closing && fits
     }
 }

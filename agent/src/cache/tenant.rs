@@ -13,6 +13,7 @@ use larder_protocol::namespace::Eviction;
 use super::blocks::{Block, Blocks, State};
 use super::eviction::S3Fifo;
 use super::index::{Index, entry_of};
+use super::memory::Need;
 use super::namespaces::Namespaces;
 use super::pins::Pins;
 use super::segments::Segments;
@@ -46,6 +47,10 @@ pub(crate) struct Tenant {
     pub(crate) figures: Figures,
     /// Bytes of slot pages, staging and writers' memory.
     pub(crate) session_bytes: u64,
+    /// Bytes of memory that has served and that somebody still has mapped.
+    pub(crate) retired_bytes: u64,
+    /// Bytes of memory that is being made.
+    pub(crate) awaited_bytes: u64,
     pub(crate) sessions: usize,
     /// Bytes of blocks that some slot named at the last scan.
     pub(crate) pinned_bytes: u64,
@@ -87,6 +92,8 @@ impl Tenant {
             pins: Pins::default(),
             figures: Figures::default(),
             session_bytes: 0,
+            retired_bytes: 0,
+            awaited_bytes: 0,
             sessions: 0,
             pinned_bytes: 0,
             awaits_table: false,
@@ -99,7 +106,18 @@ impl Tenant {
 
     /// Shared memory that exists for this tenant.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.segments.bytes() + self.index.bytes() + self.session_bytes + self.control.len() as u64
+        self.segments.bytes()
+            + self.index.bytes()
+            + self.session_bytes
+            + self.retired_bytes
+            + self.awaited_bytes
+            + self.control.len() as u64
+    }
+
+    /// Memory is being made for this tenant.
+    pub(crate) fn awaits(&mut self, need: Need) {
+        self.awaited_bytes += need.bytes();
+        self.awaits_table |= matches!(need, Need::Table { .. });
     }
 
     pub(crate) fn hash(&self, namespace: u64, key: &str) -> [u64; 2] {
@@ -259,7 +277,7 @@ impl Tenant {
         let mut freed = 0;
         for at in std::mem::take(&mut self.limbo) {
             let id = self.blocks.get(at).id;
-            let free = !pinned.contains(&id); // mutate[tests]!: sweep-pinned => let free = true;
+            let free = !pinned.contains(&id); // mutate[tests=what_readers_hold]: sweep-pinned => let free = true;
             if free {
                 let block = self.blocks.remove(at);
                 self.segments.free(id, block.extent_len);
@@ -329,6 +347,26 @@ impl Tenant {
             }
             _ => self.fifo.next_victim(&mut veto),
         }
+    }
+
+    /// Segments all of whose blocks may go now, those with the least in them first. One look at the blocks and the pins
+    /// for all of them, since it is the full node that asks, over and over.
+    pub(crate) fn emptiable(&mut self) -> Vec<u32> {
+        let pinned = self.look_at_pins();
+        let mut stuck = HashSet::new();
+        for (_, block) in self.blocks.iter() {
+            let keeps = || {
+                let namespace = self.namespaces.get(block.namespace);
+                namespace.is_some_and(|namespace| namespace.options.eviction == Eviction::Keep)
+            };
+            if pinned.contains(&block.id) || (block.state == State::Published && keeps()) {
+                stuck.insert(block.id.segment());
+            }
+        }
+        let segments = self.segments.iter().filter(|(id, _)| !stuck.contains(id));
+        let mut order: Vec<(u64, u32)> = segments.map(|(id, segment)| (segment.extents.used_bytes(), id)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Empties a segment as far as its blocks may go. Returns whether it is unused now.

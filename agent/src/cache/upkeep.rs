@@ -12,8 +12,9 @@ const UNUSED_KEPT_NS: u64 = 10_000_000_000;
 /// What a pass of upkeep left to do.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Upkeep {
-    /// When the next block expires, in nanoseconds of the coarse monotonic clock.
-    pub(crate) next_expiry_ns: Option<u64>,
+    /// When the next block expires or the next segment has been unused for long, in nanoseconds of the coarse monotonic
+    /// clock.
+    pub(crate) next_due_ns: Option<u64>,
     /// Something waits for a client to let go of it: look again soon, less and less often.
     pub(crate) waits_for_clients: bool,
     /// Memory to make now, already charged.
@@ -29,7 +30,7 @@ impl Cache {
         for uid in uids {
             let tenant = self.known(uid);
             let next = tenant.expire(now_ns);
-            result.next_expiry_ns = [result.next_expiry_ns, next].into_iter().flatten().min();
+            result.next_due_ns = [result.next_due_ns, next].into_iter().flatten().min();
             tenant.sweep();
             tenant.index.advance(&tenant.blocks);
             let orphaned = tenant.pins.drop_orphans(&platform);
@@ -40,7 +41,8 @@ impl Cache {
                 || tenant.index.has_old()
                 || tenant.index.is_growing();
             self.budget.refund(orphaned + tables);
-            result.waits_for_clients |= self.retire_long_unused(uid, now_ns);
+            let next = self.retire_long_unused(uid, now_ns);
+            result.next_due_ns = [result.next_due_ns, next].into_iter().flatten().min();
         }
         self.drop_retired();
         self.drop_idle_tenants();
@@ -59,7 +61,8 @@ impl Cache {
             || spare_wanted
     }
 
-    fn retire_long_unused(&mut self, uid: u32, now_ns: u64) -> bool {
+    /// Retires segments that have been unused for long; returns when the next one will have been.
+    fn retire_long_unused(&mut self, uid: u32, now_ns: u64) -> Option<u64> {
         let tenant = self.known(uid);
         let unused = tenant.segments.unused();
         let used: Vec<u32> = tenant.segments.iter().map(|(id, _)| id).filter(|id| !unused.contains(id)).collect();
@@ -68,7 +71,7 @@ impl Cache {
                 segment.unused_since_ns = None;
             }
         }
-        let mut waiting = 0;
+        let mut next_due_ns: Option<u64> = None;
         let mut over = Vec::new();
         for id in unused {
             let Some(segment) = tenant.segments.get_mut(id) else {
@@ -78,16 +81,17 @@ impl Cache {
             if now_ns.saturating_sub(since) >= UNUSED_KEPT_NS || segment.immutable {
                 over.push(id);
             } else {
-                waiting += 1;
+                let due_ns = since + UNUSED_KEPT_NS;
+                next_due_ns = Some(next_due_ns.map_or(due_ns, |next| next.min(due_ns)));
             }
         }
         // One standard segment stays for the next put, while there is anybody to make it.
         let kept = over.iter().position(|id| tenant.segments.get(*id).is_some_and(|segment| !segment.dedicated));
-        if let Some(kept) = kept.filter(|_| waiting == 0 && tenant.sessions > 0) {
+        if let Some(kept) = kept.filter(|_| next_due_ns.is_none() && tenant.sessions > 0) {
             over.remove(kept);
         }
         over.into_iter().for_each(|id| self.retire(uid, id));
-        waiting > 0
+        next_due_ns
     }
 
     /// Forgets tenants who left nothing behind, not even a namespace.
@@ -99,7 +103,8 @@ impl Cache {
                 && tenant.segments.len() == 0
                 && tenant.pins.orphans() == 0
                 && tenant.session_bytes == 0
-                && !tenant.awaits_table;
+                && tenant.retired_bytes == 0
+                && tenant.awaited_bytes == 0;
             if idle {
                 budget.refund(tenant.used_bytes());
             }
@@ -117,7 +122,7 @@ impl Cache {
             if let Some(capacity) = tenant.index.wanted_capacity(super::TABLE_SMALLEST) {
                 let need = Need::Table { uid, capacity };
                 if self.make_budget(uid, need.bytes()) {
-                    self.known(uid).awaits_table = true;
+                    self.known(uid).awaits(need);
                     return Some(need);
                 }
             }

@@ -21,6 +21,9 @@ use super::put::{CommitError, Reservation, write_block_ends};
 use super::room::Stop;
 use super::tenant::to_usize;
 
+/// Memory of a writer from which on it becomes a segment of its own.
+const OWN_SEGMENT_FROM_BYTES: u64 = 1 << 20;
+
 /// A writer's memory while its client has it.
 #[derive(Debug)]
 pub(crate) struct WriterMemory {
@@ -38,7 +41,7 @@ pub(crate) struct WriterMemory {
 pub(crate) enum Sealed {
     /// Nobody can write it any more and it is what was checked.
     Whole { mapping: Arc<Mapping>, checksums: Checksums, created_ms: u64 },
-    /// Somebody still has it mapped for writing: the payload must be copied.
+    /// It is small, or somebody still has it mapped for writing: the payload must be copied.
     StillWritable { mapping: Arc<Mapping> },
     /// It was changed while it was sealed.
     Changed,
@@ -68,8 +71,10 @@ impl WriterMemory {
         &self.memfd
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Whether the payload is large enough to become a segment of its own. A small one is copied: a segment costs the agent
+    /// a descriptor and its tenant a place.
+    fn is_large(&self) -> bool {
+        self.bytes >= OWN_SEGMENT_FROM_BYTES
     }
 
     pub(crate) fn target(&self) -> (u64, &str, u64) {
@@ -94,6 +99,9 @@ impl WriterMemory {
             state: State::Published,
         };
         write_block_ends(&self.mapping, 0, &block, &self.key, &checksums, created_ms);
+        if !self.is_large() {
+            return Ok(Sealed::StillWritable { mapping: Arc::clone(&self.mapping) });
+        }
         // The map is replaced by a read-only one; the writable one goes with its last reference, here.
         // It must be of a description that cannot write, or the kernel would count it as one that may yet.
         self.mapping = Arc::new(Mapping::read_only(self.memfd.description(false)?, self.memfd.len())?);
@@ -163,9 +171,11 @@ impl Cache {
     }
 
     /// The writer is given up, or its payload was copied elsewhere.
-    pub(crate) fn end_writer(&mut self, uid: u32, bytes: u64) {
-        self.known(uid).session_bytes -= bytes;
-        self.budget.refund(bytes);
+    pub(crate) fn end_writer(&mut self, writer: WriterMemory) {
+        let WriterMemory { uid, memfd, mapping, .. } = writer;
+        // Our own read-only map would count as somebody else's.
+        drop(mapping);
+        self.take_back(uid, memfd);
     }
 
     /// Publishes a writer's sealed memory as a segment of one block.
@@ -177,13 +187,13 @@ impl Cache {
         created_ms: u64,
         now_ns: u64,
     ) -> Result<PutOutcome, CommitError> {
-        let WriterMemory { uid, namespace, key, len, bytes, memfd, .. } = writer;
-        if !self.known(uid).segments.has_place() {
-            self.end_writer(uid, bytes);
+        if !self.known(writer.uid).segments.has_place() {
+            self.end_writer(writer);
             return Err(CommitError::Refused(Refusal::TooMany(
                 "this user has as many segments as there can be".into(),
             )));
         }
+        let WriterMemory { uid, namespace, key, len, bytes, memfd, .. } = writer;
         // From the session's account to the tenant's segments.
         self.known(uid).session_bytes -= bytes;
         let segment = self.add_immutable(uid, memfd, Arc::clone(&mapping));

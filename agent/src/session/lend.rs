@@ -30,6 +30,11 @@ impl Staging {
     pub(super) fn len(&self) -> u64 {
         self.memfd.len() as u64
     }
+
+    /// The memory, taken back.
+    pub(super) fn into_memfd(self) -> Memfd {
+        self.memfd
+    }
 }
 
 impl Session {
@@ -107,7 +112,7 @@ impl Session {
             let made = for_client(c"larder-staging", bytes, false, &agent.settings.material)
                 .and_then(|prepared| Ok((prepared.memfd.description(true)?, prepared)));
             made.map_err(|error| {
-                agent.cache().refund_staging(self.peer.uid, bytes);
+                agent.cache().refund_session(self.peer.uid, bytes);
                 failed(error)
             })
         });
@@ -199,7 +204,7 @@ impl Session {
                 Ok((descriptor, bytes, offset))
             }
             Err(error) => {
-                agent.cache().end_writer(uid, bytes);
+                agent.cache().refund_session(uid, bytes);
                 Err(failed(error))
             }
         }

@@ -5,6 +5,7 @@
 
 mod exit;
 mod lend;
+mod lists;
 mod put;
 mod requests;
 mod ring;
@@ -28,6 +29,8 @@ use tracing::debug;
 
 use crate::server::{Agent, Seat};
 use lend::Staging;
+use lists::Lists;
+pub(crate) use lists::SnapshotBytes;
 use put::OpenPut;
 use ring::Rings;
 
@@ -37,8 +40,6 @@ const UNACKNOWLEDGED_MAX: u32 = 4;
 const UNREAD_MAX_BYTES: usize = 16 * 1024;
 /// Requests of a session that may wait at once.
 const WAITS_MAX: usize = 64;
-/// Snapshots of a session that may be read page by page at once.
-const LISTS_MAX: usize = 4;
 
 /// The connection, shared with the tasks that answer later.
 pub(crate) type Connection = Arc<AsyncFd<OwnedFd>>;
@@ -48,6 +49,7 @@ pub(crate) type Connection = Arc<AsyncFd<OwnedFd>>;
 struct Session {
     id: u64,
     peer: Peer,
+    agent: Arc<Agent>,
     seat: Seat,
     connection: Connection,
     greeted: bool,
@@ -59,8 +61,7 @@ struct Session {
     by_ring: bool,
     puts: HashMap<u64, OpenPut>,
     writers: HashMap<u64, crate::cache::WriterMemory>,
-    lists: HashMap<u64, std::vec::IntoIter<String>>,
-    last_list: u64,
+    lists: Lists,
     waits: JoinSet<()>,
 }
 
@@ -70,6 +71,7 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
     let mut session = Session {
         id,
         peer,
+        agent: Arc::clone(&seat.agent),
         seat,
         connection: Arc::new(connection),
         greeted: false,
@@ -80,8 +82,7 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
         by_ring: false,
         puts: HashMap::new(),
         writers: HashMap::new(),
-        lists: HashMap::new(),
-        last_list: 0,
+        lists: Lists::default(),
         waits: JoinSet::new(),
     };
     debug!(session = id, uid = peer.uid, pid = peer.pid, "session begins");
@@ -103,7 +104,7 @@ pub(crate) fn refuse(connection: &OwnedFd, peer: Peer, most: usize) {
 
 impl Session {
     fn agent(&self) -> &Arc<Agent> {
-        &self.seat.agent
+        &self.agent
     }
 
     async fn run(&mut self) -> io::Result<()> {
@@ -115,6 +116,7 @@ impl Session {
                 let handled = self.handle_packet(&ring_packet).await;
                 self.by_ring = false;
                 handled?;
+                tokio::task::consume_budget().await;
             }
             match self.next_packet(&mut packet).await? {
                 Some(0) => return Ok(()),
@@ -122,6 +124,8 @@ impl Session {
                 None => {}
             }
             while self.waits.try_join_next().is_some() {}
+            // A client whose next request is always there must not keep this thread from other sessions.
+            tokio::task::consume_budget().await;
         }
     }
 
@@ -201,29 +205,28 @@ impl Session {
     /// Gives back all that the session had.
     async fn end(mut self) {
         self.waits.shutdown().await;
+        let agent = Arc::clone(&self.agent);
+        // Another session may begin in its place, whatever this one still waits for.
+        drop(self.seat);
         let uid = self.peer.uid;
-        let mut process_gone = true;
-        if self.greeted && !self.agent().settings.material.platform.lease_probe {
-            // The kernel cannot say who has the slot page mapped, so its pins count until the process is gone.
-            process_gone = exit::wait(&self.connection, self.peer, self.agent().settings.material.platform.pidfd).await;
+        {
+            let mut cache = agent.cache();
+            self.puts.drain().for_each(|(_, put)| put.abandon(&mut cache));
+            self.writers.drain().for_each(|(_, writer)| cache.end_writer(writer));
+            let staging = self.staging.take().map(Staging::into_memfd);
+            let rings = self.rings.take().map(Rings::into_memfd);
+            staging.into_iter().chain(rings).for_each(|memfd| cache.take_back(uid, memfd));
+            if self.greeted {
+                cache.prune_waiters(uid);
+            }
         }
-        let agent = Arc::clone(self.agent());
-        let mut cache = agent.cache();
-        for (_, put) in self.puts.drain() {
-            put.abandon(&mut cache);
+        if !self.greeted {
+            return;
         }
-        for (_, writer) in self.writers.drain() {
-            cache.end_writer(uid, writer.bytes());
-        }
-        let lent = self.staging.take().map(|staging| staging.len()).into_iter();
-        for bytes in lent.chain(self.rings.take().map(|rings| rings.len())) {
-            cache.refund_staging(uid, bytes);
-        }
-        if self.greeted {
-            cache.prune_waiters(uid);
-            cache.end_session(uid, self.id, process_gone);
-        }
-        drop(cache);
+        let platform = agent.settings.material.platform;
+        // Where the kernel cannot say who has the slot page mapped, its pins count until the process is gone.
+        let process_gone = platform.lease_probe || exit::wait(&self.connection, self.peer, platform.pidfd).await;
+        agent.cache().end_session(uid, self.id, process_gone);
         agent.keeper.notify_one();
     }
 }

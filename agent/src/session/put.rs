@@ -6,11 +6,14 @@ use larder_protocol::checksum::Chunked;
 use larder_protocol::message::{PutItem, PutOutcome, Refusal, Reply, Staged};
 
 use super::Session;
-use crate::cache::{Cache, CommitError, Reservation, Sealed};
+use crate::cache::{Cache, CommitError, Reservation, Sealed, Stop};
 use crate::server::Agent;
 
 /// Puts in chunks that a session may have under way.
 pub(super) const PUTS_MAX: usize = 16;
+
+/// Bytes that are copied while the cache is locked: some tens of microseconds.
+const LOCKED_BYTES_MAX: u64 = 256 * 1024;
 
 /// A put whose chunks are arriving.
 #[derive(Debug)]
@@ -39,6 +42,74 @@ impl Session {
             reservation.fill(0, &staging, item.staged.offset, len, &mut checksums);
         }
         commit(self.agent(), Box::new(reservation), checksums, now_ns).await
+    }
+
+    /// Many puts whose payloads lie in staging: as many as need no fresh memory under one lock, the others one by one.
+    pub(super) async fn put_many(
+        &self,
+        namespace: u64,
+        items: &[PutItem],
+        now_ns: u64,
+    ) -> Vec<Result<PutOutcome, Refusal>> {
+        let mut outcomes = Vec::with_capacity(items.len());
+        while outcomes.len() < items.len() {
+            self.put_ready(namespace, &items[outcomes.len()..], now_ns, &mut outcomes);
+            if let Some(item) = items.get(outcomes.len()) {
+                outcomes.push(self.put(namespace, item, now_ns).await);
+            }
+        }
+        outcomes
+    }
+
+    /// Puts the first of `items` under one lock, up to one that needs memory or to as many bytes as others may wait for.
+    fn put_ready(
+        &self,
+        namespace: u64,
+        items: &[PutItem],
+        now_ns: u64,
+        outcomes: &mut Vec<Result<PutOutcome, Refusal>>,
+    ) {
+        let mut cache = self.agent().cache();
+        let mut bytes = 0;
+        for item in items {
+            bytes = item.staged.len.saturating_add(bytes);
+            if bytes > LOCKED_BYTES_MAX {
+                return;
+            }
+            let staging = if item.staged.len == 0 { Ok(None) } else { self.staged(item.staged).map(Some) };
+            let staging = match staging {
+                Ok(staging) => staging,
+                Err(refusal) => {
+                    outcomes.push(Err(refusal));
+                    continue;
+                }
+            };
+            let reservation = match cache.reserve(self.peer.uid, namespace, &item.key, item.staged.len, now_ns) {
+                Ok(reservation) => reservation,
+                Err(Stop::Refused(refusal)) => {
+                    outcomes.push(Err(refusal));
+                    continue;
+                }
+                Err(Stop::Need(need)) => {
+                    // The item comes again, alone, and says then what it needs.
+                    cache.supply_failed(need);
+                    return;
+                }
+            };
+            let mut checksums = Chunked::default();
+            if let Some(staging) = staging {
+                reservation.fill(0, &staging, item.staged.offset, item.staged.len, &mut checksums);
+            }
+            match cache.commit(Box::new(reservation), &checksums.finish(), now_ns) {
+                Ok(outcome) => outcomes.push(Ok(outcome)),
+                Err(CommitError::Refused(refusal)) => outcomes.push(Err(refusal)),
+                Err(CommitError::Need(need, reservation)) => {
+                    cache.supply_failed(need);
+                    cache.abandon(&reservation);
+                    return;
+                }
+            }
+        }
     }
 
     /// Begins a put in chunks.
@@ -97,7 +168,7 @@ impl Session {
         if let Some(open) = self.puts.remove(&put) {
             open.abandon(&mut agent.cache());
         } else if let Some(writer) = self.writers.remove(&put) {
-            agent.cache().end_writer(self.peer.uid, writer.bytes());
+            agent.cache().end_writer(writer);
         }
     }
 
@@ -107,7 +178,7 @@ impl Session {
             return Err(Refusal::Invalid(format!("no writer {writer} is open")));
         };
         let agent = Arc::clone(self.agent());
-        let (uid, platform, bytes) = (self.peer.uid, agent.settings.material.platform, memory.bytes());
+        let (uid, platform) = (self.peer.uid, agent.settings.material.platform);
         // Two passes over the payload, so not on a thread that others wait for.
         let sealed = tokio::task::spawn_blocking(move || {
             let sealed = memory.seal(&platform);
@@ -135,8 +206,7 @@ impl Session {
             Ok(Sealed::Changed) => Err(Refusal::Invalid("the payload was changed while it was being committed".into())),
             Err(error) => Err(super::lend::failed(error)),
         };
-        drop(memory);
-        agent.cache().end_writer(uid, bytes);
+        agent.cache().end_writer(memory);
         outcome
     }
 }

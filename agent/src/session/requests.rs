@@ -1,6 +1,5 @@
 //! What each request does.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use larder_protocol::socket::MESSAGE_LEN_MAX;
 use larder_protocol::stat::AgentStat;
 use tokio::sync::oneshot;
 
-use super::{LISTS_MAX, Session, WAITS_MAX, send, time_left};
+use super::{Session, WAITS_MAX, send, time_left};
 
 /// Bytes of names in one page of a list.
 const PAGE_BYTES: usize = MESSAGE_LEN_MAX / 2;
@@ -93,13 +92,7 @@ impl Session {
                 Reply::Done
             }
             Request::Put { namespace, item } => Reply::Put(self.put(namespace, &item, now_ns).await?),
-            Request::PutMany { namespace, items } => {
-                let mut outcomes = Vec::with_capacity(items.len());
-                for item in &items {
-                    outcomes.push(self.put(namespace, item, now_ns).await);
-                }
-                Reply::PutMany(outcomes)
-            }
+            Request::PutMany { namespace, items } => Reply::PutMany(self.put_many(namespace, &items, now_ns).await),
             Request::PutChunk { put, staged } => self.put_chunk(put, staged)?,
             Request::PutEnd { put } => Reply::Put(self.put_end(put, now_ns).await?),
             Request::Commit { writer } => Reply::Put(self.commit_writer(writer, now_ns).await?),
@@ -170,32 +163,16 @@ impl Session {
         cursor: u64,
         now_ns: u64,
     ) -> Result<Reply, Refusal> {
-        let mut names = if cursor == 0 {
-            // A client that stops reading a list does not say so: the oldest makes room.
-            if self.lists.len() >= LISTS_MAX
-                && let Some(oldest) = self.lists.keys().min().copied()
-            {
-                self.lists.remove(&oldest);
-            }
+        let (names, cursor) = if cursor == 0 {
             let group = if children && !prefix.is_empty() { format!("{prefix}/") } else { prefix.to_owned() };
-            let keys = self.agent().cache().keys(self.peer.uid, namespace, &group, now_ns)?;
-            if children { direct_children(&group, keys) } else { sorted(keys) }
+            let agent = Arc::clone(self.agent());
+            let keys = agent.cache().keys(self.peer.uid, namespace, &group, now_ns)?;
+            let names = if children { direct_children(&group, &keys) } else { sorted(keys) };
+            self.lists.begin(&agent, self.peer.uid, names, PAGE_BYTES)?
         } else {
-            self.lists.remove(&cursor).ok_or_else(|| Refusal::Invalid(format!("no list {cursor} is being read")))?
+            self.lists.next(cursor, PAGE_BYTES)?
         };
-        let mut page = Vec::new();
-        let mut bytes = 0;
-        while bytes < PAGE_BYTES {
-            let Some(name) = names.next() else { break };
-            bytes += name.len() + 8;
-            page.push(name);
-        }
-        if names.len() == 0 {
-            return Ok(Reply::Names { names: page, cursor: 0 });
-        }
-        self.last_list += 1;
-        self.lists.insert(self.last_list, names);
-        Ok(Reply::Names { names: page, cursor: self.last_list })
+        Ok(Reply::Names { names, cursor })
     }
 
     fn stat(&self) -> AgentStat {
@@ -240,16 +217,15 @@ impl Session {
     }
 }
 
-fn sorted(mut keys: Vec<String>) -> std::vec::IntoIter<String> {
+fn sorted(mut keys: Vec<String>) -> Vec<String> {
     keys.sort_unstable();
-    keys.into_iter()
+    keys
 }
 
 /// Names of the blocks directly in a group, relative to it.
-fn direct_children(group: &str, keys: Vec<String>) -> std::vec::IntoIter<String> {
+fn direct_children(group: &str, keys: &[String]) -> Vec<String> {
     let names = keys.iter().filter_map(|key| key.strip_prefix(group)).filter(|name| !name.contains('/'));
-    let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    names.into_iter().collect::<Vec<_>>().into_iter()
+    sorted(names.map(str::to_owned).collect())
 }
 
 /// Anonymous memory of this process: its heap and stacks, without the region.

@@ -33,8 +33,9 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn len(&self) -> u64 {
-        self.memfd.len() as u64
+    /// The memory, taken back.
+    pub(super) fn into_memfd(self) -> Memfd {
+        self.memfd
     }
 
     /// Takes the next request out.
@@ -91,7 +92,7 @@ impl Session {
             let made = for_client(c"larder-rings", BYTES, false, &agent.settings.material)
                 .and_then(|prepared| Ok((prepared.memfd.description(true)?, prepared)));
             made.map_err(|error| {
-                agent.cache().refund_staging(self.peer.uid, BYTES);
+                agent.cache().refund_session(self.peer.uid, BYTES);
                 failed(error)
             })
         });
