@@ -69,11 +69,14 @@ fn keys_of_every_legal_form_are_kept_apart() {
     assert!(other.list("").unwrap().is_empty());
 }
 
-fn illegal() -> Vec<(String, fn(&KeyError) -> bool)> {
-    let is_empty: fn(&KeyError) -> bool = |error| matches!(error, KeyError::Empty);
-    let is_long: fn(&KeyError) -> bool = |error| matches!(error, KeyError::TooLong { max: 1024, .. });
-    let has_empty_segment: fn(&KeyError) -> bool = |error| matches!(error, KeyError::EmptySegment { .. });
-    let has_dots: fn(&KeyError) -> bool = |error| matches!(error, KeyError::DotSegment { .. });
+/// Whether a refusal is of the kind expected.
+type IsKind = fn(&KeyError) -> bool;
+
+fn illegal() -> Vec<(String, IsKind)> {
+    let is_empty: IsKind = |error| matches!(error, KeyError::Empty);
+    let is_long: IsKind = |error| matches!(error, KeyError::TooLong { max: 1024, .. });
+    let has_empty_segment: IsKind = |error| matches!(error, KeyError::EmptySegment { .. });
+    let has_dots: IsKind = |error| matches!(error, KeyError::DotSegment { .. });
     let has_control: fn(&KeyError) -> bool = |error| matches!(error, KeyError::Control { .. });
     let mut keys = vec![(String::new(), is_empty)];
     keys.extend(["x".repeat(1025), "é".repeat(513), "x".repeat(1 << 20)].map(|key| (key, is_long)));
