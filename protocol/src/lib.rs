@@ -30,6 +30,7 @@ pub mod message;
 pub mod namespace;
 mod prefetch;
 pub mod process;
+mod refusal;
 pub mod ring;
 #[cfg(not(loom))]
 pub mod shelf;

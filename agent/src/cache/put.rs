@@ -11,12 +11,16 @@ use larder_protocol::message::{PutOutcome, Refusal};
 use super::Cache;
 use super::blocks::{Block, State};
 use super::extents::Extent;
+use super::header::write_header;
 use super::memory::Need;
 use super::room::Stop;
-use super::tenant::{to_usize, write_header};
+use super::tenant::to_usize;
 
 /// Bytes that are copied at a time: through a private buffer that stays in the nearest cache.
 const PIECE_BYTES: usize = 4 * 1024;
+
+/// From this length on a block is written past the cache, which it would only drive others out of.
+const STREAMED_FROM_BYTES: u64 = 1 << 20;
 
 /// Room for a block that is not published yet. Belongs to whoever holds it, who ends it by [`Cache::commit`] or
 /// [`Cache::abandon`].
@@ -54,7 +58,11 @@ impl Reservation {
             let take = to_usize((len - done).min(PIECE_BYTES as u64));
             staging.copy_out(to_usize(staging_at + done), &mut piece[..take]);
             checksums.update(&piece[..take]);
-            self.mapping.copy_in(to_usize(target + done), &piece[..take]);
+            if self.len >= STREAMED_FROM_BYTES {
+                self.mapping.copy_in_streaming(to_usize(target + done), &piece[..take]);
+            } else {
+                self.mapping.copy_in(to_usize(target + done), &piece[..take]);
+            }
             done += take as u64;
         }
     }

@@ -135,7 +135,7 @@ impl WriterMemory {
         let shape = self.shape();
         let mut expected = vec![0; to_usize(shape.payload_offset)];
         let mut found = expected.clone();
-        super::tenant::header_bytes(block, &self.key, created_ms, &mut expected);
+        super::header::header_bytes(block, &self.key, created_ms, &mut expected);
         self.mapping.copy_out(0, &mut found);
         let head_len = larder_protocol::layout::block::HEADER_BYTES + self.key.len();
         let table = if checksums.chunks.len() > 1 { checksums.table_bytes() } else { Vec::new() };

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use larder_protocol::message::{
     Answer, DecodeError, NO_TIMEOUT, Refusal, Reply, decode_request, encode_reply, request_id,
@@ -38,6 +38,8 @@ use ring::Rings;
 const UNACKNOWLEDGED_MAX: u32 = 4;
 /// Memory of unread replies above which no descriptors are sent: ten small messages or so.
 const UNREAD_MAX_BYTES: usize = 16 * 1024;
+/// Work after which others have their turn.
+const LONG_WORK: Duration = Duration::from_micros(200);
 /// Requests of a session that may wait at once.
 const WAITS_MAX: usize = 64;
 
@@ -112,20 +114,23 @@ impl Session {
         let mut ring_packet = Vec::new();
         loop {
             while self.take_from_ring(&mut ring_packet)? {
+                let began = Instant::now();
                 self.by_ring = true;
                 let handled = self.handle_packet(&ring_packet).await;
                 self.by_ring = false;
                 handled?;
-                tokio::task::consume_budget().await;
+                give_way(began).await;
             }
             match self.next_packet(&mut packet).await? {
                 Some(0) => return Ok(()),
-                Some(len) => self.handle_packet(&packet[..len]).await?,
+                Some(len) => {
+                    let began = Instant::now();
+                    self.handle_packet(&packet[..len]).await?;
+                    give_way(began).await;
+                }
                 None => {}
             }
             while self.waits.try_join_next().is_some() {}
-            // A client whose next request is always there must not keep this thread from other sessions.
-            tokio::task::consume_budget().await;
         }
     }
 
@@ -239,6 +244,16 @@ pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 async fn send(connection: &Connection, id: u64, reply: Reply, descriptors: &[OwnedFd]) -> io::Result<()> {
     send_packet(connection, &encode_reply(&Answer { id, reply }), descriptors).await
+}
+
+/// Lets other sessions have this thread: now after long work, now and then after short. A client whose next request is
+/// always there would otherwise keep it.
+async fn give_way(began: Instant) {
+    if began.elapsed() >= LONG_WORK {
+        tokio::task::yield_now().await;
+    } else {
+        tokio::task::consume_budget().await;
+    }
 }
 
 /// Sends a packet. A client that does not read its socket stops its own session, nobody else's.

@@ -1,11 +1,12 @@
 //! Puts: whole ones, vectors of them, those that arrive in chunks, and writers' commits.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use larder_protocol::checksum::Chunked;
 use larder_protocol::message::{PutItem, PutOutcome, Refusal, Reply, Staged};
 
-use super::Session;
+use super::{Session, give_way};
 use crate::cache::{Cache, CommitError, Reservation, Sealed, Stop};
 use crate::server::Agent;
 
@@ -53,10 +54,12 @@ impl Session {
     ) -> Vec<Result<PutOutcome, Refusal>> {
         let mut outcomes = Vec::with_capacity(items.len());
         while outcomes.len() < items.len() {
+            let began = Instant::now();
             self.put_ready(namespace, &items[outcomes.len()..], now_ns, &mut outcomes);
             if let Some(item) = items.get(outcomes.len()) {
                 outcomes.push(self.put(namespace, item, now_ns).await);
             }
+            give_way(began).await;
         }
         outcomes
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use larder::{Error, OnAbsent, PutOutcome};
 use nix::sys::signal::Signal;
 
-use crate::harness::{Agent, eventually, is_without, skip};
+use crate::harness::{Agent, eventually, needs};
 use crate::pattern::{self, assert_whole, get_whole, put};
 use crate::proc;
 use crate::puppet::Puppet;
@@ -22,6 +22,7 @@ fn flood(agent: &Agent, round: usize) {
 
 #[test]
 fn views_outlive_the_agent_and_the_next_one_is_found() {
+    needs!(ROBUST_FUTEX);
     let mut agent = Agent::small();
     let cache = agent.namespace("t");
     let mut puppets = [Puppet::start(&agent), Puppet::start(&agent)];
@@ -64,6 +65,7 @@ fn views_outlive_the_agent_and_the_next_one_is_found() {
 
 #[test]
 fn readers_in_full_run_find_the_next_agent() {
+    needs!(ROBUST_FUTEX);
     let mut agent = Agent::small();
     let cache = agent.namespace("t");
     let keys: Vec<String> = (0..50).map(|n| format!("k/{n}")).collect();
@@ -149,6 +151,7 @@ fn a_call_in_the_middle_of_the_agent_s_death_ends() {
 
 #[test]
 fn an_agent_that_is_told_to_end_leaves_nothing() {
+    needs!(ROBUST_FUTEX);
     let mut agent = Agent::small();
     let cache = agent.namespace("t");
     let mut puppet = Puppet::start(&agent);
@@ -170,6 +173,7 @@ fn an_agent_that_is_told_to_end_leaves_nothing() {
 
 #[test]
 fn a_program_that_becomes_another_holds_nothing() {
+    needs!(LEASES_FOR_PINS);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     put(&cache, "k", 100_000).unwrap();
@@ -232,9 +236,7 @@ fn a_stopped_client_that_is_killed_lets_go() {
 
 #[test]
 fn a_client_that_closes_its_descriptors_keeps_what_it_mapped() {
-    if is_without("lease-probe") {
-        skip!("without the lease probe nothing tells that a page is still mapped");
-    }
+    needs!(LEASES_FOR_PINS);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     let mut puppet = Puppet::start(&agent);
@@ -259,6 +261,7 @@ fn a_client_that_closes_its_descriptors_keeps_what_it_mapped() {
 
 #[test]
 fn killed_clients_leave_nothing_behind() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     for n in 0..20 {

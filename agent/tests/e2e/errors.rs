@@ -15,7 +15,7 @@ use larder_protocol::socket::{self, MESSAGE_LEN_MAX};
 use nix::sys::socket::{Backlog, listen};
 use nix::unistd::{Gid, Uid, setgid, setuid};
 
-use crate::harness::{Agent, PATIENCE, eventually, is_root, larderd, skip};
+use crate::harness::{Agent, PATIENCE, eventually, is_root, larderd, needs, skip};
 use crate::pattern::{get_whole, put};
 use crate::roles;
 
@@ -43,6 +43,7 @@ fn no_agent_is_an_error_that_names_the_socket() {
 
 #[test]
 fn an_agent_that_comes_later_is_found() {
+    needs!(ROBUST_FUTEX);
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("larder.sock");
     let client = Client::builder().socket(&socket).on_absent(OnAbsent::Direct).connect().unwrap();

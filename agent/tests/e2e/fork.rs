@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use larder::{Error, Eviction, NamespaceOptions};
 use nix::sys::signal::Signal;
 
-use crate::harness::{Agent, SetOnDrop, is_without, skip};
+use crate::harness::{Agent, SetOnDrop, needs};
 use crate::pattern::{self, bytes, put};
 use crate::puppet::Puppet;
 
@@ -59,15 +59,9 @@ fn flooded(test: impl FnOnce(&Agent, &Flood<'_>, Puppet)) {
     agent.await_no_pins();
 }
 
-fn needs_the_lease_probe() -> bool {
-    is_without("lease-probe")
-}
-
 #[test]
 fn a_child_reads_on_while_the_parent_lets_go() {
-    if needs_the_lease_probe() {
-        skip!("without the lease probe an inherited view is right only while the parent has it");
-    }
+    needs!(LEASES_FOR_PINS);
     flooded(|agent, flood, mut parent| {
         let mut child = parent.fork();
         child.does("check", "3 whole");
@@ -117,9 +111,7 @@ fn a_parent_reads_on_while_the_child_lets_go() {
 
 #[test]
 fn a_child_that_never_calls_keeps_what_it_inherited() {
-    if needs_the_lease_probe() {
-        skip!("without the lease probe an inherited view is right only while the parent has it");
-    }
+    needs!(LEASES_FOR_PINS);
     flooded(|_, flood, mut parent| {
         let mut child = parent.fork();
         parent.end();
@@ -161,17 +153,13 @@ fn outlives(end: impl FnOnce(&Agent, Puppet)) {
 
 #[test]
 fn a_child_outlives_a_parent_that_exits() {
-    if needs_the_lease_probe() {
-        skip!("without the lease probe an inherited view is right only while the parent has it");
-    }
+    needs!(LEASES_FOR_PINS);
     outlives(|_, parent| parent.end());
 }
 
 #[test]
 fn a_child_outlives_a_parent_that_becomes_another_program() {
-    if needs_the_lease_probe() {
-        skip!("without the lease probe an inherited view is right only while the parent has it");
-    }
+    needs!(LEASES_FOR_PINS);
     outlives(|_, mut parent| {
         parent.tell("exec /bin/true");
         assert!(parent.wait().success());
@@ -180,9 +168,7 @@ fn a_child_outlives_a_parent_that_becomes_another_program() {
 
 #[test]
 fn a_child_outlives_a_parent_that_is_killed() {
-    if needs_the_lease_probe() {
-        skip!("without the lease probe an inherited view is right only while the parent has it");
-    }
+    needs!(LEASES_FOR_PINS);
     outlives(|_, mut parent| {
         parent.signal(Signal::SIGKILL);
         assert!(!parent.wait().success());

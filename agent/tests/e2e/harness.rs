@@ -39,10 +39,33 @@ macro_rules! skip {
 }
 pub(crate) use skip;
 
-/// Whether the suite runs with a kernel feature switched off, which some guarantees need.
-pub(crate) fn is_without(feature: &str) -> bool {
-    std::env::var("LARDER_TEST_WITHOUT").is_ok_and(|names| names.split(',').any(|name| name == feature))
+/// A kernel feature that some guarantees need, as `LARDER_TEST_WITHOUT` names it and with what is not sure without it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Feature(&'static str, pub(crate) &'static str);
+
+impl Feature {
+    pub(crate) const LEASES_FOR_PINS: Feature =
+        Feature("lease-probe", "without the lease probe pins count by processes, not by what is mapped");
+    pub(crate) const LEASES_FOR_MEMORY: Feature =
+        Feature("lease-probe", "without the lease probe memory comes back only with the end of the last session");
+    pub(crate) const ROBUST_FUTEX: Feature =
+        Feature("robust-futex", "without robust futexes a client learns of the agent's death by its next message");
+
+    /// Whether the suite runs with this feature switched off.
+    pub(crate) fn is_off(self) -> bool {
+        std::env::var("LARDER_TEST_WITHOUT").is_ok_and(|names| names.split(',').any(|name| name == self.0))
+    }
 }
+
+/// Skips a test for which a kernel feature is switched off.
+macro_rules! needs {
+    ($feature:ident) => {
+        if $crate::harness::Feature::$feature.is_off() {
+            $crate::harness::skip!("{}", $crate::harness::Feature::$feature.1);
+        }
+    };
+}
+pub(crate) use needs;
 
 /// Whether this process may become other users.
 pub(crate) fn is_root() -> bool {

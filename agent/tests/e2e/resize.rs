@@ -2,7 +2,7 @@
 
 use larder::Error;
 
-use crate::harness::Agent;
+use crate::harness::{Agent, needs};
 use crate::pattern::{assert_whole, get_whole, put};
 use crate::proc;
 use crate::puppet::Puppet;
@@ -23,6 +23,7 @@ fn fill(agent: &Agent, name: &str, blocks: usize) {
 
 #[test]
 fn a_raised_capacity_is_used() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::small();
     fill(&agent, "first", 1_000);
     let before = agent.stat();
@@ -40,6 +41,7 @@ fn a_raised_capacity_is_used() {
 
 #[test]
 fn a_lowered_capacity_is_reached_as_soon_as_readers_let_go() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::start("--capacity 192MiB --segment-size 4MiB --staging 1MiB --pinned-quota 192MiB");
     let mut puppet = Puppet::start(&agent);
     fill(&agent, "k", 700);
@@ -87,6 +89,7 @@ fn a_lowered_capacity_is_reached_as_soon_as_readers_let_go() {
 
 #[test]
 fn up_and_down_and_up_again() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::start("--capacity 96MiB --segment-size 2MiB --staging 1MiB --pinned-quota 96MiB");
     let mut puppet = Puppet::start(&agent);
     puppet.does("put t held 3000000", "Stored");

@@ -2,7 +2,7 @@
 
 use larder::{Error, Namespace, PutOutcome};
 
-use crate::harness::{Agent, SEGMENT_BYTES};
+use crate::harness::{Agent, SEGMENT_BYTES, needs};
 use crate::pattern::{self, bytes, get_whole, put};
 use crate::puppet::Puppet;
 
@@ -121,6 +121,7 @@ fn a_block_over_the_limit_is_refused_with_the_limit() {
 
 #[test]
 fn a_block_of_the_longest_length_fits() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     let len = usize::try_from(agent.monitor().ping().unwrap().block_len_max).unwrap();

@@ -2,7 +2,7 @@
 
 use larder::{Error, NamespaceOptions, PutOutcome};
 
-use crate::harness::Agent;
+use crate::harness::{Agent, needs};
 use crate::pattern::{self, assert_whole, bytes, get_whole, put};
 use crate::puppet::Puppet;
 
@@ -30,6 +30,7 @@ fn nothing_is_there_before_the_commit_and_all_of_it_after() {
 
 #[test]
 fn a_dropped_writer_leaves_no_trace() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     put(&cache, "first", 1).unwrap();
@@ -135,6 +136,7 @@ fn writers_of_a_session_are_bounded_and_do_not_stop_its_puts() {
 
 #[test]
 fn written_blocks_make_room_like_others() {
+    needs!(LEASES_FOR_MEMORY);
     let agent = Agent::small();
     let cache = agent.namespace("t");
     let mut held = Vec::new();

@@ -1,7 +1,7 @@
 //! Rings: messages through memory that a client writes, to an agent that is allowed to spin.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder_protocol::message::{Envelope, NO_TIMEOUT, Refusal, Reply, Request, decode_reply, encode_request};
@@ -185,7 +185,7 @@ fn heavy_rings_that_are_never_empty() {
     let agent = spinning();
     let mut baseline = agent.baseline();
     let mut guest = Guest::invite(&agent);
-    let done = AtomicBool::new(false);
+    let (done, taken) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
@@ -198,9 +198,11 @@ fn heavy_rings_that_are_never_empty() {
                 while !done.load(Ordering::Relaxed) {
                     let head = ringer.words.load(HEAD, Ordering::Acquire);
                     ringer.words.store(TAIL, head + PACKETS as u64, Ordering::Release);
+                    taken.fetch_max(head, Ordering::Relaxed);
                 }
             });
         }
+        poll("the flood to begin", || (taken.load(Ordering::Relaxed) > 10_000).then_some(()));
         let took = guest.hundred();
         done.store(true, Ordering::Relaxed);
         eprintln!("a hundred puts and gets beside six rings that are never empty: {took:?}");

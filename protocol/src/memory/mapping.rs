@@ -139,6 +139,14 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
     }
 
+    /// As [`Mapping::copy_in`], past the cache where the processor can: for parts of a block that is too large for it.
+    pub fn copy_in_streaming(&self, offset: usize, from: &[u8]) {
+        let to = self.writable_bytes_at(offset, from.len());
+        // SAFETY: the target range lies inside this live, writable map (checked above) and cannot overlap the source, a
+        // slice of private memory.
+        unsafe { super::streaming::copy(from, to) };
+    }
+
     /// Writes one word. Panics when the map is read-only.
     pub fn write_word(&self, offset: usize, value: u64) {
         self.copy_in(offset, &value.to_le_bytes());

@@ -6,6 +6,7 @@
 mod mapping;
 mod memfd;
 mod platform;
+mod streaming;
 
 pub use mapping::Mapping;
 pub use memfd::{HugePages, Memfd, Others, Seals, received_seals};
