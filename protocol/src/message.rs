@@ -57,7 +57,7 @@ pub struct PutItem {
 pub enum Request {
     /// Begins the session: first and once. Answered by `Welcome` with three descriptors: life, control, slots.
     Hello {
-        /// [`LAYOUT_MAGIC`] of the client.
+        /// [`LAYOUT_MAGIC`](crate::layout::LAYOUT_MAGIC) of the client.
         layout: u64,
         /// [`VERSION`] of the client.
         version: u32,

@@ -1,7 +1,7 @@
 //! The hit path of a client: from a key to pinned bytes without a system call.
 //!
 //! A [`Reader`] belongs to one session. It owns the maps of the tenant's control area, index and segments and the
-//! session's slot pages. Each thread that reads takes a [`stripe`] of a slot page for itself, so no two threads write the
+//! session's slot pages. Each thread that reads takes a stripe of a slot page for itself, so no two threads write the
 //! same cache line. [`Reader::get`] either pins the block or says what is missing; what needs the agent is asked for by
 //! the caller, who then tries again.
 
