@@ -167,7 +167,7 @@ impl Session {
     }
 
     fn map_table(&self, deadline: Deadline) -> Result<(), Fault> {
-        let response = self.channel.call(Request::Table, deadline)?;
+        let response = self.ask_for_memory(&Request::Table, deadline)?;
         let Reply::Table { len } = response.reply else {
             return Err(Fault::unexpected(&response.reply));
         };
@@ -176,7 +176,7 @@ impl Session {
     }
 
     fn map_segment(&self, segment: u32, deadline: Deadline) -> Result<(), Fault> {
-        let response = match self.channel.call(Request::Segment { segment }, deadline) {
+        let response = match self.ask_for_memory(&Request::Segment { segment }, deadline) {
             // Retired meanwhile: the next look finds where the block is now.
             Err(Fault::Refused(Refusal::NotFound)) => return Ok(()),
             other => other?,
@@ -199,6 +199,17 @@ impl Session {
         })
     }
 
+    /// Asks for something that comes with descriptors.
+    ///
+    /// Calls that gave up at their deadline have left such replies unread, and the agent sends only so many before they are
+    /// acknowledged. They came before a refusal for that reason, so by now they are; a second refusal has another.
+    fn ask_for_memory(&self, request: &Request, deadline: Deadline) -> Result<Response, Fault> {
+        match self.channel.call(request.clone(), deadline) {
+            Err(Fault::Refused(Refusal::TooMany(_))) => self.channel.call(request.clone(), deadline),
+            other => other,
+        }
+    }
+
     /// Asks for memory to write into, maps it with `map`, and waits until the agent has sealed it.
     fn receive_memory<T>(
         &self,
@@ -206,9 +217,8 @@ impl Session {
         deadline: Deadline,
         map: impl FnOnce(OwnedFd, usize) -> io::Result<T>,
     ) -> Result<T, Fault> {
-        let ticket = self.channel.begin(request, None, deadline)?;
         let exchange = || {
-            let response = ticket.wait(deadline)?;
+            let response = self.ask_for_memory(&request, deadline)?;
             let Reply::Memory { memory, len } = response.reply else {
                 return Err(Fault::unexpected(&response.reply));
             };

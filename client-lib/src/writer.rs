@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use larder_protocol::key;
 use larder_protocol::memory::{Mapping, received_seals};
-use larder_protocol::message::{PutOutcome, Reply, Request};
+use larder_protocol::message::{PutOutcome, Refusal, Reply, Request};
 use larder_protocol::view::WritableView;
 
 use crate::deadline::Deadline;
@@ -71,10 +71,17 @@ fn create_shared(origin: Origin, key: &str, len: usize, deadline: Deadline) -> R
     let channel = session.channel();
     let request = Request::Create { namespace: origin.incarnation, key: key.to_owned(), len: len as u64 };
     let turn = session.creates.take(deadline)?;
-    let ticket = channel.begin(request, None, deadline)?;
-    let number = ticket.number();
+    let ask = || {
+        let ticket = channel.begin(request.clone(), None, deadline)?;
+        Ok::<_, Fault>((ticket.number(), ticket.wait(deadline)))
+    };
+    let (mut number, mut response) = ask()?;
+    if matches!(response, Err(Fault::Refused(Refusal::TooMany(_)))) {
+        // For replies that nobody read, perhaps, as in `Session::ask_for_memory`.
+        (number, response) = ask()?;
+    }
     let map = || {
-        let response = ticket.wait(deadline)?;
+        let response = response?;
         let Reply::WriterMemory { len: memory_len, offset } = response.reply else {
             return Err(Fault::unexpected(&response.reply));
         };

@@ -303,15 +303,7 @@ impl Cache {
     /// Empties and retires segments of a tenant until it uses at most `bytes`.
     fn shrink_tenant(&mut self, uid: u32, bytes: u64) -> bool {
         let fits = |cache: &Cache| cache.tenants.get(&uid).is_none_or(|tenant| tenant.used_bytes() <= bytes);
-        if fits(self) {
-            return true;
-        }
-        self.retire_unused(uid);
-        // What readers have yet to unmap is as good as gone, so no more is taken for it; but it is not room yet.
-        let live = |tenant: &super::Tenant| tenant.used_bytes() - tenant.retired_bytes;
-        fits(self)
-            || (self.shrink(uid, u64::MAX, |cache| cache.tenants.get(&uid).is_none_or(|tenant| live(tenant) <= bytes))
-                && fits(self))
+        self.shrink(uid, 0, fits)
     }
 
     /// Empties and retires segments of a tenant until it is `enough`, or until readers have `bytes`, or an eighth of
@@ -322,7 +314,14 @@ impl Cache {
         }
         let mapped_most = self.retired_bytes().saturating_add(bytes.max(self.budget.capacity_bytes() / 8));
         self.retire_unused(uid);
-        for id in self.known(uid).emptiable() {
+        // Those first that are room at once, because no reader has them mapped.
+        let platform = self.settings.material.platform;
+        let tenant = self.known(uid);
+        let emptiable = tenant.emptiable();
+        let is_mapped =
+            |id: &u32| tenant.segments.get(*id).is_some_and(|segment| segment.memfd.others(&platform) != Others::None);
+        let (mapped, unmapped): (Vec<u32>, Vec<u32>) = emptiable.into_iter().partition(is_mapped);
+        for id in unmapped.into_iter().chain(mapped) {
             if enough(self) || self.retired_bytes() >= mapped_most {
                 break;
             }

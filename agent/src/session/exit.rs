@@ -26,10 +26,14 @@ pub(super) async fn wait(connection: &Connection, peer: Peer, pidfd: bool) -> bo
     true
 }
 
-/// When a process started, in the kernel's ticks, as it prints it.
+/// When a process started, in the kernel's ticks, as it prints it. `None` when it has ended.
 fn start_of(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from behind it: the start is field 22, the state field 3.
-    let behind = stat.rsplit_once(')')?.1;
-    behind.split_whitespace().nth(19).map(str::to_owned)
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // A process that nobody has waited for has no memory any more. One whose first thread alone has ended looks like it.
+    if fields.next()? == "Z" && fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() == 1) {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
 }

@@ -1,6 +1,9 @@
 //! Vectored calls, and many blocks held at once.
 
+use std::time::Duration;
+
 use larder::{Error, PutOutcome};
+use nix::sys::signal::{Signal, kill};
 
 use crate::harness::Agent;
 use crate::pattern::{assert_whole, bytes, get_whole, put};
@@ -130,4 +133,29 @@ fn many_threads_share_a_handle() {
     });
     assert_eq!(cache.list("all/").unwrap().len(), 60);
     assert_eq!(cache.list("").unwrap().len(), 13 * 60);
+}
+
+#[test]
+fn calls_that_gave_up_do_not_hurt_later_ones() {
+    let agent = Agent::small();
+    for n in 0..4 {
+        put(&agent.namespace("t"), &format!("k/{n}"), 1_000).unwrap();
+    }
+    // In a session that has nothing mapped yet, each call asks for memory that comes with descriptors.
+    let cache = agent.namespace("t");
+    let hurried = cache.with_timeout(Duration::from_millis(2));
+    kill(agent.pid(), Signal::SIGSTOP).unwrap();
+    for n in 0..12 {
+        let outcome = if n % 3 == 0 { hurried.create("w", 3_000_000).map(drop) } else { hurried.get("k/1").map(drop) };
+        assert!(matches!(outcome, Err(Error::Deadline)), "{outcome:?}");
+    }
+    kill(agent.pid(), Signal::SIGCONT).unwrap();
+    get_whole(&cache, "k/1", 1_000);
+    assert_eq!(put(&cache, "after", 3_000_000).unwrap(), PutOutcome::Stored);
+    let mut writer = cache.create("written", 3_000_000).unwrap();
+    crate::pattern::fill("written", writer.as_mut_slice());
+    assert_eq!(writer.commit().unwrap(), PutOutcome::Stored);
+    get_whole(&cache, "written", 3_000_000);
+    drop(cache);
+    agent.await_no_pins();
 }

@@ -41,6 +41,7 @@ impl Hoard {
                 "puts-begun" => self.puts_begun(socket, n),
                 "pins" => self.pin(socket, n),
                 "retired" => self.retired(socket, n),
+                "tenants" => self.tenant(socket),
                 other => panic!("no way {other:?}"),
             };
             if let Err(refusal) = taken {

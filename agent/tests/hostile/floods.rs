@@ -14,6 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::guests::Guest;
 use crate::harness::{Agent, poll, readable};
 use crate::raw::Raw;
+use crate::scribble::Ender;
 
 /// How long a hundred puts and gets of an honest client may take beside any flood.
 const HUNDRED_BOUND: Duration = Duration::from_secs(10);
@@ -84,12 +85,6 @@ fn busy(agent: &Agent, clients: usize, make: impl Fn(&mut Raw) -> Vec<u8> + Sync
                     while socket::receive(raw.fd(), &mut buffer).is_ok_and(|(len, _)| len > 0) {}
                 }
             });
-        }
-        struct Ender<'a>(&'a AtomicBool);
-        impl Drop for Ender<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::Relaxed);
-            }
         }
         let _ender = Ender(&done);
         let flooding = clients as u64 * 50;
@@ -234,7 +229,8 @@ fn connections_that_say_nothing() {
     for _ in 0..500 {
         let raw = Raw::connect(agent.socket());
         let hello = Request::Hello { layout: LAYOUT_MAGIC, version: VERSION };
-        raw.send_packet(&packet(1, hello), &[]).expect("the agent accepts connections");
+        // Too many at once are refused, and may be closed before this is sent.
+        let _ = raw.send_packet(&packet(1, hello), &[]);
     }
     guest.finish();
     baseline.allow_others(2);

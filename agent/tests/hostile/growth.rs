@@ -7,8 +7,9 @@ use larder_protocol::message::{MANY_MAX, PutItem, Refusal, Reply, Request, Stage
 use larder_protocol::namespace::NamespaceOptions;
 
 use crate::guests::Guest;
-use crate::harness::Agent;
+use crate::harness::{Agent, poll};
 use crate::raw::Raw;
+use crate::scribble::Ender;
 use crate::session::Session;
 
 /// Puts a block of `len` bytes under each key, many a message. Returns how many were stored.
@@ -59,7 +60,7 @@ fn heavy_snapshots_of_lists_are_bounded() {
     eprintln!("{taken} snapshots of 20 MB taken and {refused} refused: {} MiB more heap", grown >> 20);
     assert!(grown < 256 << 20, "{taken} snapshots cost {} MiB", grown >> 20);
     drop(readers);
-    assert!(matches!(raw.ask(list(namespace)), Reply::Names { .. }), "lists are served again");
+    poll("lists to be served again", || matches!(raw.ask(list(namespace)), Reply::Names { .. }).then_some(()));
     raw.ask(Request::RemoveNamespace { name: "listed".into() });
     drop(raw);
     // What one user's lists may take, and an allocator keeps.
@@ -195,8 +196,8 @@ fn heavy_lists_of_everything_without_a_pause() {
                     }
                 });
             }
+            let _end = Ender(&done);
             let took = guest.hundred();
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
             eprintln!("a hundred puts and gets beside {what} of 200,000 blocks: {took:?}");
             assert!(took < Duration::from_secs(10), "a hundred puts took {took:?} beside {what}");
         });
@@ -205,6 +206,7 @@ fn heavy_lists_of_everything_without_a_pause() {
     drop(raw);
     guest.finish();
     baseline.allow_others(2);
-    baseline.allow_heap(64 << 20);
+    // An allocator keeps what a burst of lists took.
+    baseline.allow_heap(160 << 20);
     baseline.holds();
 }

@@ -113,7 +113,9 @@ fn absurd_numbers_in_every_request() {
         assert!(matches!(raw.refused(list), Refusal::Invalid(_)));
     }
     assert!(matches!(raw.refused(Request::Resize { capacity: 0 }), Refusal::Invalid(_)));
-    assert!(matches!(raw.refused(Request::Resize { capacity: 1 }), Refusal::Invalid(_)));
+    for capacity in [1, FAR, 1 << 60] {
+        assert!(matches!(raw.refused(Request::Resize { capacity }), Refusal::Invalid(_)), "resized to {capacity}");
+    }
     drop(raw);
     baseline.holds();
 }

@@ -1,6 +1,7 @@
 //! Pinning all there is.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use larder_protocol::layout::{BlockId, stripe};
 use larder_protocol::message::{Refusal, Reply, Request};
@@ -9,7 +10,8 @@ use larder_protocol::words::Words;
 use crate::guests::Guest;
 use crate::harness::{Agent, Setup};
 use crate::raw::{Raw, writable_words};
-use crate::session::{Session, payload};
+use crate::scribble::Ender;
+use crate::session::{Session, next, payload};
 
 const MIB: usize = 1 << 20;
 /// Of blocks that share a segment with others, where segments are small.
@@ -49,7 +51,9 @@ fn over_the_pinned_quota_only_ones_own_puts_are_refused() {
     }
     // Reading goes on for them, and everything for others.
     assert!(session.get(namespace, "7").expect("still there").verify());
-    guest.round();
+    if guest.is_another_user() {
+        guest.round();
+    }
     blocks.truncate(20);
     session.put(namespace, "again", &payload(97, MIB)).expect("20 MiB are pinned");
     guest.round();
@@ -162,5 +166,55 @@ fn every_block_there_might_be_is_claimed() {
     drop((raw, greeting, pages, session));
     guest.finish();
     baseline.allow_others(2);
+    baseline.holds();
+}
+
+/// Every look at the pins of a user reads all of its slots: full of nonsense, in many sessions, and asked for over and
+/// over, they must not keep others from being served.
+#[test]
+fn heavy_slots_full_of_nonsense_and_looked_at_without_a_pause() {
+    let agent = Agent::start();
+    let mut baseline = agent.baseline();
+    let mut guest = Guest::invite(&agent);
+    let mut state = 0x51075;
+    let mut hoard = Vec::new();
+    for _ in 0..100 {
+        let (mut raw, greeting) = Raw::greeted(agent.socket());
+        let mut pages = vec![greeting.map_slots()];
+        assert_eq!(raw.mapped(greeting.welcome.slots_memory), Reply::Done);
+        while let Ok((memory, len, fd)) = raw.memory(Request::MoreSlots) {
+            pages.push(writable_words(&fd, len));
+            assert_eq!(raw.mapped(memory), Reply::Done);
+        }
+        for page in &pages {
+            for word in 0..page.len() {
+                if word % stripe::WORDS >= stripe::SLOTS {
+                    page.store(word, next(&mut state), Ordering::Release);
+                }
+            }
+        }
+        hoard.push((raw, greeting, pages));
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut raw = Raw::bare(agent.socket());
+                while !done.load(Ordering::Relaxed) {
+                    for request in [Request::Stat, Request::Pins] {
+                        assert!(!matches!(raw.ask(request), Reply::Refused(_)));
+                    }
+                }
+            });
+        }
+        let _end = Ender(&done);
+        let took = guest.hundred();
+        eprintln!("a hundred puts and gets beside {} sessions with all slots full: {took:?}", hoard.len());
+        assert!(took < Duration::from_secs(10), "a hundred puts took {took:?}");
+    });
+    drop(hoard);
+    guest.finish();
+    baseline.allow_others(2);
+    baseline.allow_heap(64 << 20);
     baseline.holds();
 }

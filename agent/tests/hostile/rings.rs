@@ -11,7 +11,7 @@ use larder_protocol::words::{MappedWords, Words};
 use crate::guests::Guest;
 use crate::harness::{Agent, Setup, poll, readable};
 use crate::raw::{Greeting, Raw, writable_words};
-use crate::scribble::while_scribbling;
+use crate::scribble::{Ender, while_scribbling};
 use crate::session::{below, next};
 
 /// Where the words of a ring lie that its two sides move: the producer's position, the consumer's, and its flag.
@@ -199,12 +199,15 @@ fn heavy_rings_that_are_never_empty() {
                     let head = ringer.words.load(HEAD, Ordering::Acquire);
                     ringer.words.store(TAIL, head + PACKETS as u64, Ordering::Release);
                     taken.fetch_max(head, Ordering::Relaxed);
+                    if ringer.words.load(ASLEEP, Ordering::Relaxed) != 0 {
+                        let _ = ringer.raw.send_packet(&packet(6, Request::Doorbell), &[]);
+                    }
                 }
             });
         }
+        let _end = Ender(&done);
         poll("the flood to begin", || (taken.load(Ordering::Relaxed) > 10_000).then_some(()));
         let took = guest.hundred();
-        done.store(true, Ordering::Relaxed);
         eprintln!("a hundred puts and gets beside six rings that are never empty: {took:?}");
         assert!(took < Duration::from_secs(10), "a hundred puts and gets took {took:?}");
     });

@@ -29,7 +29,8 @@ pub(crate) fn while_scribbling<T>(mut scribble: impl FnMut(&mut u64) + Send, wor
     })
 }
 
-struct Ender<'a>(&'a AtomicBool);
+/// Ends other threads' work when dropped, in a panic too: whoever waits for those threads would wait for ever.
+pub(crate) struct Ender<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ender<'_> {
     fn drop(&mut self) {

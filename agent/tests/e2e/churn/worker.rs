@@ -95,8 +95,7 @@ struct Worker {
 pub(crate) fn play() {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).expect("a number");
     fcntl(std::io::stdin(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a socket");
-    let client = Client::builder().socket(roles::socket()).on_absent(OnAbsent::Error).connect();
-    let client = client.unwrap_or_else(|error| fail(&format!("connect: {error:?}")));
+    let client = connect();
     let [once, over, brief, bounded, tinies] = [ONCE, OVER, BRIEF, BOUNDED, TINIES]
         .map(|name| client.namespace(name).unwrap_or_else(|error| fail(&format!("{name}: {error:?}"))));
     // One thread more, so that forks find another anywhere in the library.
@@ -124,6 +123,21 @@ pub(crate) fn play() {
         until: None,
     };
     worker.run();
+}
+
+/// Connects as soon as there is room for another session: where readers hold something of each segment there may be none.
+fn connect() -> Client {
+    loop {
+        match Client::builder().socket(roles::socket()).on_absent(OnAbsent::Error).connect() {
+            Ok(client) => return client,
+            Err(Error::NoSpace { .. }) => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => fail(&format!("connect: {error:?}")),
+        }
+        // Orders are for later, but the end is the end.
+        if nix::unistd::read(std::io::stdin(), &mut [0]) == Ok(0) {
+            std::process::exit(0);
+        }
+    }
 }
 
 /// Gets a block of the namespace whose keys have one length each, checks it and holds it.
