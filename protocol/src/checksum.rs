@@ -9,6 +9,12 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
+/// Has the code for this processor chosen now. That happens once, under a lock that stays locked for ever in the child of a
+/// fork that another thread makes in the middle of it.
+pub(crate) fn prepare() {
+    crc64(b"larder");
+}
+
 /// Builds the checksums of a payload that arrives in pieces.
 #[derive(Debug, Default)]
 pub struct Chunked {

@@ -62,6 +62,7 @@ pub fn watch() -> std::io::Result<()> {
     *watching = true;
     drop(watching);
     crate::asymmetric::prepare();
+    crate::checksum::prepare();
     generation();
     Ok(())
 }

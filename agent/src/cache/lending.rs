@@ -8,8 +8,11 @@ use larder_protocol::memory::Memfd;
 use larder_protocol::message::Refusal;
 
 use super::memory::Prepared;
+use super::tenant::Tenant;
 use super::{Cache, Retired};
 
+/// Slots of all sessions of a tenant. Each look at what is pinned reads them all, while everybody waits.
+const SLOTS_MAX: usize = 1 << 20;
 /// Slot pages that ended sessions of a tenant may leave mapped in other processes.
 const ORPHANS_MAX: usize = 1024;
 
@@ -22,15 +25,18 @@ impl Cache {
         pid: i32,
         page: Prepared,
         memory: u64,
+        sessions_max: usize,
     ) -> Result<SessionStart, Refusal> {
         let bytes = page.memfd.len() as u64;
         let failed = |error: io::Error| Refusal::Failed(format!("descriptors of a new session: {error}"));
         let slots = page.memfd.description(true).map_err(failed)?;
-        if self.tenant(uid)?.pins.orphans() >= ORPHANS_MAX {
+        // Sessions that have ended count too, while the kernel cannot say whether their process still reads.
+        let too_many = |tenant: &Tenant| tenant.sessions + tenant.pins.orphans() >= sessions_max + ORPHANS_MAX;
+        if too_many(self.tenant(uid)?) {
             self.drop_orphans(uid);
         }
         let tenant = self.known(uid);
-        if tenant.pins.orphans() >= ORPHANS_MAX {
+        if too_many(tenant) {
             return Err(Refusal::TooMany(format!(
                 "{ORPHANS_MAX} slot pages of ended sessions are still mapped by processes of this user; end some of those"
             )));
@@ -61,6 +67,12 @@ impl Cache {
         if have + page.memfd.len() / stripe::BYTES * stripe::SLOTS_LEN > most {
             return Err(Refusal::TooMany(format!(
                 "all {have} slots of this session are in use and {most} is the most it may have; release blocks, or raise max_slots_per_session"
+            )));
+        }
+        let all = self.known(uid).pins.all_slots();
+        if all >= SLOTS_MAX.max(most) {
+            return Err(Refusal::TooMany(format!(
+                "the sessions of user {uid} have {all} slots, which is the most they may have together; end some of those"
             )));
         }
         let descriptor = page.memfd.description(true).map_err(|error| Refusal::Failed(error.to_string()))?;

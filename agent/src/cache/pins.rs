@@ -101,13 +101,20 @@ impl Pins {
         pages.map(|page| page.stripes.len() * stripe::SLOTS_LEN).sum()
     }
 
-    /// Every block id that some slot names now. To be called after the victims are out of the index: the fence is here.
-    pub(crate) fn scan(&self) -> HashSet<BlockId> {
+    /// Slots of all sessions.
+    pub(crate) fn all_slots(&self) -> usize {
+        self.pages.iter().map(|page| page.stripes.len() * stripe::SLOTS_LEN).sum()
+    }
+
+    /// Every id of a block that exists and that some slot names now. To be called after the victims are out of the index: the fence is here.
+    pub(crate) fn scan(&self, exists: impl Fn(BlockId) -> bool) -> HashSet<BlockId> {
         slot::before_scan();
         let mut pinned = HashSet::new();
         for (words, _) in self.pages.iter().filter(|page| page.sealed).flat_map(|page| &page.stripes) {
             slot::scan(words, |id| {
-                pinned.insert(id);
+                if exists(id) {
+                    pinned.insert(id);
+                }
             });
         }
         pinned

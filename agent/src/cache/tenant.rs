@@ -271,7 +271,7 @@ impl Tenant {
             return 0;
         }
         // Everything in limbo is out of the index; the scan brings the fence that must come between.
-        let pinned = self.pins.scan();
+        let pinned = self.pins.scan(|id| self.blocks.with_id(id).is_some());
         self.note_pinned(&pinned);
         let mut freed = 0;
         for at in std::mem::take(&mut self.limbo) {
@@ -294,7 +294,7 @@ impl Tenant {
 
     /// Looks again at what readers pin.
     pub(crate) fn look_at_pins(&mut self) -> HashSet<BlockId> {
-        let pinned = self.pins.scan();
+        let pinned = self.pins.scan(|id| self.blocks.with_id(id).is_some());
         self.note_pinned(&pinned);
         pinned
     }

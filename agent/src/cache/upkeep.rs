@@ -1,6 +1,7 @@
 //! What the cache does besides answering: expiring, sweeping limbo, noticing what nobody maps any more, growing tables
 //! and populating segments ahead of need, and getting down to a lowered capacity.
 
+use larder_protocol::memory::Others;
 use larder_protocol::stat::{PinHolder, TenantStat};
 
 use super::Cache;
@@ -96,6 +97,7 @@ impl Cache {
 
     /// Forgets tenants who left nothing behind, not even a namespace.
     fn drop_idle_tenants(&mut self) {
+        let platform = self.settings.material.platform;
         let (tenants, budget) = (&mut self.tenants, &mut self.budget);
         tenants.retain(|_, tenant| {
             let idle = tenant.sessions == 0
@@ -104,7 +106,11 @@ impl Cache {
                 && tenant.pins.orphans() == 0
                 && tenant.session_bytes == 0
                 && tenant.retired_bytes == 0
-                && tenant.awaited_bytes == 0;
+                && tenant.awaited_bytes == 0
+                // Memory that somebody still has mapped stays on the account, and its tenant with it.
+                && !tenant.index.has_old()
+                && tenant.index.memory().0.others(&platform) != Others::Some
+                && tenant.control.others(&platform) != Others::Some;
             if idle {
                 budget.refund(tenant.used_bytes());
             }

@@ -61,7 +61,8 @@ impl Session {
         let started = self.make_page(&agent, STRIPES_FIRST).and_then(|(page, memory)| {
             let life = agent.beacon.description().map_err(failed)?;
             let mut cache = agent.cache();
-            let start = cache.begin_session(self.peer.uid, self.id, self.peer.pid, page, memory)?;
+            let sessions_max = agent.limits.sessions_per_uid;
+            let start = cache.begin_session(self.peer.uid, self.id, self.peer.pid, page, memory, sessions_max)?;
             Ok((start, life, memory, self.agent_info(&cache)))
         });
         match started {

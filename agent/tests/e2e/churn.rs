@@ -192,6 +192,20 @@ impl Churn {
         self.assert_no_faults();
     }
 
+    /// Processes that are left of the workers: those they forked are nobody's children once they are gone.
+    fn left(&self) -> Vec<Pid> {
+        let ours = format!("{}={}", worker::FAULTS, self.faults.display());
+        let pids = fs::read_dir("/proc").expect("the kernel lists processes").filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == ours.as_bytes())
+                .then_some(Pid::from_raw(pid))
+        });
+        pids.collect()
+    }
+
     fn assert_no_faults(&self) {
         let faults = fs::read_to_string(&self.faults).expect("the file is ours");
         assert!(faults.is_empty(), "{faults}");
@@ -210,6 +224,7 @@ impl Churn {
             let status = eventually("a worker ends", || child.try_wait().expect("a child can be waited for"));
             assert!(status.success() || (may_end && is_end_of_ours(status)), "a worker ended with {status}");
         }
+        eventually("forked children end", || self.left().is_empty().then_some(()));
         self.agent.stat_until("the last session ends", |stat| stat.sessions == 1);
         self.assert_no_faults();
         let kept = self.agent.await_no_pins();
@@ -243,6 +258,9 @@ impl Drop for Churn {
         for worker in &mut self.workers {
             let _ = worker.child.kill();
             let _ = worker.child.wait();
+        }
+        for pid in self.left() {
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }

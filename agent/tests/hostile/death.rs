@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use larder_protocol::hit::PinnedBlock;
 use larder_protocol::layout::stripe;
-use larder_protocol::message::Reply;
+use larder_protocol::message::{Envelope, NO_TIMEOUT, Reply, Request, encode_request};
 use larder_protocol::words::Words;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -224,4 +224,32 @@ fn a_second_agent_at_the_same_socket() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && text.contains("another larderd serves"), "{text}");
     baseline.holds();
+}
+
+/// Clients that hang, wait and hold keep no agent from ending when it is told to.
+#[test]
+fn an_agent_that_is_told_to_end() {
+    for without in ["", "lease-probe", "lease-probe,pidfd"] {
+        let agent = Agent::with(&Setup { without: without.to_owned(), ..Setup::default() });
+        let mut session = Session::open(agent.socket());
+        let blocks = pin_some(&mut session);
+        let namespace = session.namespace("waiting");
+        session.raw.send(Request::Wait { namespace, key: "never".into() });
+        // One that never reads its answers, one that has said nothing, and one that has left.
+        let full = Raw::bare(agent.socket());
+        fcntl(full.fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("open");
+        let ping = encode_request(&Envelope { id: 1, timeout_ms: NO_TIMEOUT, request: Request::Ping });
+        while full.send_packet(&ping, &[]).is_ok() {}
+        let silent = Raw::connect(agent.socket());
+        drop(Session::open(agent.socket()));
+        let began = Instant::now();
+        agent.terminate();
+        assert!(began.elapsed() < Duration::from_secs(10), "it took {:?} without {without:?}", began.elapsed());
+        assert!(session.reader.is_over());
+        assert_all_whole(&blocks);
+        for name in ["larder.sock", "larder.sock.lock"] {
+            assert!(!agent.socket().with_file_name(name).exists(), "{name} was left behind");
+        }
+        drop((full, silent));
+    }
 }

@@ -4,9 +4,11 @@
 //! whatever opens sessions here does it in a process of its own.
 
 use larder_protocol::memory::Feature;
+use larder_protocol::message::Refusal;
 
 use crate::guests::Guest;
 use crate::harness::{Agent, Setup, poll};
+use crate::raw::Raw;
 use crate::roles::Actor;
 use crate::session::Session;
 
@@ -90,7 +92,8 @@ fn without_any_of_them() {
     cycle(&all.join(","));
 }
 
-/// A process may open and close as many sessions as it likes, one after the other, on any kernel.
+/// A process may open and close many sessions, one after the other, on any kernel; but not so many that the agent runs
+/// out of descriptors for what it cannot know to be unused.
 #[test]
 fn sessions_one_after_the_other_without_the_lease_probe() {
     let agent = Agent::with(&Setup { without: "lease-probe".into(), ..Setup::default() });
@@ -100,6 +103,24 @@ fn sessions_one_after_the_other_without_the_lease_probe() {
         if n % 50 == 0 {
             session.put_and_check(namespace, &format!("{n}"), n + 1, 1000);
         }
+    }
+    let mut more = 0;
+    let refusal = loop {
+        match Raw::connect(agent.socket()).hello() {
+            Ok(_) => more += 1,
+            Err(refusal) => break refusal,
+        }
+        assert!(more < 5000, "five thousand sessions, each with descriptors in the agent, and no end");
+    };
+    assert!(matches!(refusal, Refusal::TooMany(_)), "{refusal:?}");
+    let names = std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).map(Iterator::count);
+    // Only root may look into the agent, whoever runs it.
+    assert!(names.is_err() || names.is_ok_and(|count| count < 6000));
+    // Another process is another matter: what it leaves can be known.
+    if nix::unistd::geteuid().is_root() {
+        let mut guest = Guest::invite(&agent);
+        guest.round();
+        guest.finish();
     }
     assert!(agent.is_alive());
 }

@@ -167,6 +167,13 @@ impl Agent {
         matches!(waitid(Id::Pid(self.pid()), flags), Ok(WaitStatus::StillAlive))
     }
 
+    /// Asks the agent to end, and waits until it has.
+    #[track_caller]
+    pub(crate) fn terminate(&self) {
+        kill(self.pid(), Signal::SIGTERM).expect("the agent is a child of ours");
+        poll("the agent to end", || (!self.is_alive()).then_some(()));
+    }
+
     /// Kills the agent and waits for its end; what it left stays in its directory.
     pub(crate) fn kill(mut self) -> TempDir {
         self.end();

@@ -7,6 +7,7 @@
 
 mod baseline;
 mod harness;
+mod hoard;
 mod honest;
 mod raw;
 mod raw_calls;

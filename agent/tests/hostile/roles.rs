@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 
 use crate::harness::{BOUND, Process, readable};
-use crate::{account, death, guests, kills, users};
+use crate::{death, guests, hoard, kills, users};
 
 const ROLE: &str = "LARDER_HOSTILE_ROLE";
 const SOCKET: &str = "LARDER_HOSTILE_SOCKET";
@@ -75,7 +75,7 @@ fn role_of_a_child_process() {
         "stranger" => users::stranger(&part),
         "intruder" => users::intruder(&part),
         "resizer" => users::resizer(&part),
-        "hoarder" => account::hoarder(&part),
+        "hoarder" => hoard::hoarder(&part),
         "guest" => guests::guest(&part),
         other => panic!("no role {other:?}"),
     }
