@@ -181,7 +181,8 @@ impl Agent {
     }
 
     fn end(&mut self) {
-        let _ = kill(self.pid(), Signal::SIGKILL);
+        // Through the standard library, which knows whether the number is still this child's.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
@@ -238,7 +239,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = kill(self.pid(), Signal::SIGKILL);
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
