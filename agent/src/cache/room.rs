@@ -76,6 +76,10 @@ impl Cache {
         let enough =
             |cache: &Cache| cache.budget.free_for_segments().saturating_sub(cache.promised_to_others(uid)) >= len;
         let fits = |cache: &Cache| cache.tenants.get(&uid).is_some_and(|tenant| tenant.used_bytes() + len <= quota);
+        if !fits(self) {
+            // What it has given up and what it does not use may be all that stands in the way.
+            self.retire_unused(uid);
+        }
         if dedicated && !(fits(self) && (enough(self) || self.reclaim_idle(enough))) {
             // In the place of another large block: that serves at once, while memory that goes back to the node is room
             // only when the last reader has unmapped it.
