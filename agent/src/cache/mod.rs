@@ -15,6 +15,7 @@ mod memory;
 mod namespaces;
 mod pins;
 mod put;
+mod reclaim;
 mod room;
 mod segments;
 mod tenant;

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use larder_protocol::layout::{BlockId, stripe};
 use larder_protocol::memory::{Memfd, Others, Platform};
@@ -61,11 +62,21 @@ pub(crate) struct Holder {
     pub(crate) bytes: u64,
 }
 
+/// Slots that may be read for figures as often as anybody asks.
+const SLOTS_FREE: usize = 1 << 16;
+/// Beyond that, a look for figures takes at most a part in twenty of the time in which everybody else could be served:
+/// a slot takes about 20 ns to look up.
+const REST_PER_SLOT: Duration = Duration::from_nanos(400);
+
 /// All slot pages of a tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     pages: Vec<Page>,
     gone: Claimed,
+    next_look: Option<Instant>,
+    /// Until when `holders` may be said again.
+    holders_until: Option<Instant>,
+    holders: Vec<Holder>,
 }
 
 impl Pins {
@@ -106,7 +117,23 @@ impl Pins {
         self.pages.iter().map(|page| page.stripes.len() * stripe::SLOTS_LEN).sum()
     }
 
-    /// Every id of a block that exists and that some slot names now. To be called after the victims are out of the index: the fence is here.
+    /// Whether the slots may be read for figures now. If so, they are, and the next time is later the more there are: all
+    /// users wait meanwhile.
+    pub(crate) fn begin_look(&mut self, now: Instant) -> bool {
+        let may = self.next_look.is_none_or(|next| now >= next);
+        if may {
+            self.next_look = self.rest(now);
+        }
+        may
+    }
+
+    fn rest(&self, now: Instant) -> Option<Instant> {
+        let slots = self.all_slots();
+        (slots > SLOTS_FREE).then(|| now + REST_PER_SLOT * u32::try_from(slots).unwrap_or(u32::MAX))
+    }
+
+    /// Every id of a block that exists and that some slot names now. To be called after the victims are out of the
+    /// index: the fence is here.
     pub(crate) fn scan(&self, exists: impl Fn(BlockId) -> bool) -> HashSet<BlockId> {
         slot::before_scan();
         let mut pinned = HashSet::new();
@@ -174,19 +201,23 @@ impl Pins {
         sum
     }
 
-    /// Who pins how much; `bytes_of` gives the size of a block.
-    pub(crate) fn holders(&self, bytes_of: impl Fn(BlockId) -> u64) -> Vec<Holder> {
-        let sealed = self.pages.iter().filter(|page| page.sealed);
-        let holders = sealed.map(|page| {
-            let mut holder = Holder { pid: page.pid, orphan: page.ended, slots: 0, bytes: 0 };
-            for (words, _) in &page.stripes {
-                slot::scan(words, |id| {
-                    holder.slots += 1;
-                    holder.bytes += bytes_of(id);
-                });
-            }
-            holder
-        });
-        holders.filter(|holder| holder.slots > 0).collect()
+    /// Who pins how much, as of a short while ago if there are many slots; `bytes_of` gives the size of a block.
+    pub(crate) fn holders(&mut self, now: Instant, bytes_of: impl Fn(BlockId) -> u64) -> &[Holder] {
+        if self.holders_until.is_none_or(|until| now >= until) {
+            self.holders_until = self.rest(now);
+            let sealed = self.pages.iter().filter(|page| page.sealed);
+            let holders = sealed.map(|page| {
+                let mut holder = Holder { pid: page.pid, orphan: page.ended, slots: 0, bytes: 0 };
+                for (words, _) in &page.stripes {
+                    slot::scan(words, |id| {
+                        holder.slots += 1;
+                        holder.bytes += bytes_of(id);
+                    });
+                }
+                holder
+            });
+            self.holders = holders.filter(|holder| holder.slots > 0).collect();
+        }
+        &self.holders
     }
 }

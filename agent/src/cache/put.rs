@@ -110,7 +110,7 @@ impl Cache {
             return Err(Refusal::TooLarge { len, limit }.into());
         }
         if tenant.pinned_bytes > tenant.pinned_limit_bytes {
-            tenant.look_at_pins();
+            tenant.look_for_figures();
             if tenant.pinned_bytes > tenant.pinned_limit_bytes {
                 return Err(Refusal::Pinned { pinned: tenant.pinned_bytes, limit: tenant.pinned_limit_bytes }.into());
             }

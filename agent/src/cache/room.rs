@@ -358,7 +358,7 @@ impl Cache {
         let quota = self.quota_of(uid);
         match self.tenants.get_mut(&uid) {
             Some(tenant) => {
-                tenant.look_at_pins();
+                tenant.look_for_figures();
                 Refusal::NoSpace {
                     needed,
                     quota,

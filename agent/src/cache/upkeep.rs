@@ -1,6 +1,8 @@
 //! What the cache does besides answering: expiring, sweeping limbo, noticing what nobody maps any more, growing tables
 //! and populating segments ahead of need, and getting down to a lowered capacity.
 
+use std::time::Instant;
+
 use larder_protocol::memory::Others;
 use larder_protocol::stat::{PinHolder, TenantStat};
 
@@ -32,7 +34,9 @@ impl Cache {
             let tenant = self.known(uid);
             let next = tenant.expire(now_ns);
             result.next_due_ns = [result.next_due_ns, next].into_iter().flatten().min();
-            tenant.sweep();
+            if tenant.limbo_len() > 0 {
+                tenant.look_for_figures();
+            }
             tenant.index.advance(&tenant.blocks);
             let orphaned = tenant.pins.drop_orphans(&platform);
             tenant.session_bytes -= orphaned;
@@ -150,8 +154,7 @@ impl Cache {
     pub(crate) fn tenant_stat(&mut self, uid: u32) -> TenantStat {
         let quota_bytes = self.quota_of(uid);
         let tenant = self.known(uid);
-        tenant.sweep();
-        tenant.look_at_pins();
+        tenant.look_for_figures();
         let claimed = tenant.pins.claimed();
         let (blocks, payload_bytes) = tenant
             .namespaces
@@ -200,7 +203,7 @@ impl Cache {
         let tenant = self.known(uid);
         let blocks = &tenant.blocks;
         let bytes_of = |id| blocks.with_id(id).map_or(0, |at| blocks.get(at).len);
-        let holders = tenant.pins.holders(bytes_of).into_iter();
+        let holders = tenant.pins.holders(Instant::now(), bytes_of).iter();
         holders
             .map(|holder| PinHolder {
                 pid: holder.pid,
