@@ -59,10 +59,11 @@ impl Binding {
         &self.name
     }
 
-    /// Looks at what is bound now, for a hit: nothing that another thread reads is written.
+    /// What is bound now, for a hit: nothing that another thread reads is written. To be let go of before anything is
+    /// waited for.
     #[inline(always)]
-    pub(crate) fn look<R>(&self, work: impl FnOnce(Present<'_, Bound>) -> R) -> R {
-        self.bound.with(work)
+    pub(crate) fn look(&self) -> Present<'_, Bound> {
+        self.bound.enter()
     }
 
     /// Another session begins; the agent has yet to tell the incarnation.

@@ -94,13 +94,13 @@ impl Link {
     }
 
     fn live(&self) -> Option<Arc<Session>> {
-        let current = self.current.with(|current| (*current).clone());
+        let current = (*self.current.enter()).clone();
         current.filter(|session| !session.is_over())
     }
 
     /// Whether `session` is the current one.
     pub(crate) fn is_current(&self, session: &Arc<Session>) -> bool {
-        self.current.with(|current| current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)))
+        self.current.enter().as_ref().is_some_and(|current| Arc::ptr_eq(current, session))
     }
 
     fn renew(&self, deadline: Deadline) -> Result<Option<Arc<Session>>, Error> {

@@ -1,6 +1,7 @@
 //! Many keys at once: gets that share a fence, puts that share messages.
 
 use std::collections::VecDeque;
+use std::mem::{self, ManuallyDrop};
 
 use larder_protocol::hit::Lookup;
 use larder_protocol::key;
@@ -29,23 +30,25 @@ impl Namespace {
     /// The blocks under `keys`, in their order. Look-ups in the map overlap, so that this is several times faster than
     /// one get after another where the index does not fit the processor's caches.
     pub fn get_many(&self, keys: &[&str]) -> Vec<Result<Block, Error>> {
-        let mut found = Vec::with_capacity(keys.len());
-        let mut all_mapped = true;
-        self.binding.look(|bound| {
-            let Some(session) = &bound.session else { return };
+        let mut found: Vec<Result<Block, Error>> = Vec::with_capacity(keys.len());
+        found.resize_with(keys.len(), || Err(Error::NotResident));
+        let mut hits = 0;
+        let bound = self.binding.look();
+        if let Some(session) = &bound.session {
+            let mut places = found.iter_mut();
             let bytes = keys.iter().map(|key| key.as_bytes());
-            session.reader().get_many(bound.incarnation, bytes, |lookup| match lookup {
-                Lookup::Hit(pin) => found.push(Ok(Block::new(pin))),
-                _ => {
-                    all_mapped = false;
-                    found.push(Err(Error::NotResident));
+            session.reader().get_many(bound.incarnation, bytes, |lookup| {
+                if let (Some(place), Lookup::Hit(pin)) = (places.next(), lookup) {
+                    // What lies there has nothing to drop, and a list that grows would take each block by way of memory.
+                    let _ = ManuallyDrop::new(mem::replace(place, Ok(Block::new(pin))));
+                    hits += 1;
                 }
             });
-        });
-        if all_mapped && found.len() == keys.len() {
+        }
+        drop(bound);
+        if hits == keys.len() {
             return found;
         }
-        found.resize_with(keys.len(), || Err(Error::NotResident));
         // Each is looked up again before the agent is asked: the first to ask may have mapped what all of them need.
         found.into_iter().zip(keys).map(|(block, key)| block.or_else(|_| self.get(key))).collect()
     }

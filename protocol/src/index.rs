@@ -112,7 +112,7 @@ impl<W: Words> Table<W> {
 
     /// The reader's look-up, to be followed by [`crate::slot::claim`], [`crate::slot::after_claims`] and
     /// [`crate::slot::confirm`]. The fence between them also orders this copy before the second look.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, hash: [u64; 2]) -> Found {
         let home = self.home(hash);
         for step in 0..PROBE_MAX {

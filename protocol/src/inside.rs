@@ -56,6 +56,11 @@ impl Mark {
         self.state.store(entered.outside, Ordering::Release); // mutate: inside-leave-release => self.state.store(entered.outside, Ordering::Relaxed);
     }
 
+    /// Whether the thread is inside. Its own thread only.
+    pub fn is_inside(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & 1 == 1
+    }
+
     /// Waits until the thread is outside, or has been since. Whoever goes in after the swap finds the new value.
     pub fn wait_outside(&self) {
         let seen = self.state.load(Ordering::Acquire); // mutate: inside-wait => let seen = 0;

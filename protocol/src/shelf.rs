@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
 use std::sync::Arc;
@@ -94,7 +95,8 @@ fn find_place() -> &'static Place {
     place
 }
 
-/// Marks the thread as outside again, also when what ran inside panicked.
+/// Marks the thread as outside again.
+#[derive(Debug)]
 struct Inside {
     mark: &'static Mark,
     entered: Entered,
@@ -107,21 +109,39 @@ impl Drop for Inside {
     }
 }
 
-/// The value on a shelf while a reader is inside.
+/// What keeps a value alive while it is looked at.
+#[derive(Debug)]
+enum Kept<T> {
+    /// This thread is inside.
+    Inside { _mark: Inside },
+    /// A count of its own: the thread was inside already, and may come out before this look ends.
+    Held { _value: Arc<T> },
+}
+
+/// The value on a shelf while a thread looks at it.
 #[derive(Debug)]
 pub struct Present<'a, T> {
     value: &'a T,
+    _kept: Kept<T>,
+    // A mark is its own thread's.
+    _not_send: PhantomData<*const ()>,
 }
 
 impl<T> Present<'_, T> {
     /// The value, held beyond the look.
     pub fn hold(&self) -> Arc<T> {
-        let value: *const T = self.value;
-        // SAFETY: `Shelf::with`, which alone makes these, has the value from `Arc::into_raw` and keeps it alive.
-        unsafe { Arc::increment_strong_count(value) };
-        // SAFETY: the count just taken belongs to the value returned.
-        unsafe { Arc::from_raw(value) }
+        // SAFETY: `Shelf::enter`, which alone makes these, has the value from `Arc::into_raw` and keeps it alive.
+        unsafe { hold(self.value) }
     }
+}
+
+/// # Safety
+/// The value must come from `Arc::into_raw` and be alive.
+unsafe fn hold<T>(value: *const T) -> Arc<T> {
+    // SAFETY: promised by the caller.
+    unsafe { Arc::increment_strong_count(value) };
+    // SAFETY: the count just taken belongs to the value returned.
+    unsafe { Arc::from_raw(value) }
 }
 
 impl<T> Deref for Present<'_, T> {
@@ -137,7 +157,7 @@ impl<T> Deref for Present<'_, T> {
 pub struct Shelf<T> {
     current: AtomicPtr<T>,
     // Owns an Arc<T>, as far as Send and Sync are concerned.
-    _owns: std::marker::PhantomData<Arc<T>>,
+    _owns: PhantomData<Arc<T>>,
 }
 
 impl<T: Send + Sync> Shelf<T> {
@@ -145,25 +165,29 @@ impl<T: Send + Sync> Shelf<T> {
     pub fn new(value: Arc<T>) -> Shelf<T> {
         // Places are told apart by process from now on. Where forks cannot be watched no session begins either.
         let _ = fork::watch();
-        Shelf { current: AtomicPtr::new(Arc::into_raw(value).cast_mut()), _owns: std::marker::PhantomData }
+        Shelf { current: AtomicPtr::new(Arc::into_raw(value).cast_mut()), _owns: PhantomData }
     }
 
-    /// Runs `work` with the present value. `work` must be short and must not replace a value of any shelf.
+    /// The present value, for a short look: whoever replaces it waits for the end of the look. To replace a value of any
+    /// shelf during a look of one's own is to lose the old value, whose memory is never freed then.
     #[inline(always)]
-    pub fn with<R>(&self, work: impl FnOnce(Present<'_, T>) -> R) -> R {
+    pub fn enter(&self) -> Present<'_, T> {
         let mark = &my_place().mark;
-        let inside = mark.enter().map(|entered| Inside { mark, entered });
+        let entered = mark.enter();
         let value = self.current.load(Ordering::Acquire);
+        let kept = match entered {
+            Some(entered) => Kept::Inside { _mark: Inside { mark, entered } },
+            // SAFETY: as below, by the look that this one began in.
+            None => Kept::Held { _value: unsafe { hold(value) } },
+        };
         // SAFETY: the pointer came from an `Arc` that is on the shelf or was replaced while this thread was inside;
         // `release` lets no value go before every thread that was inside has come out.
-        let result = work(Present { value: unsafe { &*value } });
-        drop(inside);
-        result
+        Present { value: unsafe { &*value }, _kept: kept, _not_send: PhantomData }
     }
 
     /// The present value, held.
     pub fn load(&self) -> Arc<T> {
-        self.with(|value| value.hold())
+        self.enter().hold()
     }
 
     /// Replaces the value. Returns when no reader has the old one any more.
@@ -189,11 +213,13 @@ impl<T: Send + Sync> Shelf<T> {
 
 /// Lets a value go that is on no shelf any more, once nobody inside can have it.
 fn release<T>(old: *const T) {
-    let own = MINE.get().map_or(ptr::null(), ptr::from_ref);
-    if !after_swap() {
-        // Without the fence nobody can tell who has it: it is lost rather than freed too early.
+    let own = MINE.get();
+    if own.is_some_and(|place| place.mark.is_inside()) || !after_swap() {
+        // This thread itself may look at it, or without the fence nobody can tell who does: it is lost rather than freed
+        // too early.
         return;
     }
+    let own = own.map_or(ptr::null(), ptr::from_ref);
     let process = fork::process();
     let others = places().filter(|place| place.process.load(Ordering::Relaxed) == process && !ptr::eq(*place, own));
     others.for_each(|place| place.mark.wait_outside());
@@ -241,7 +267,7 @@ mod tests {
                 thread::spawn(move || {
                     let mut last = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        let value = shelf.with(|value| value.0);
+                        let value = shelf.enter().0;
                         assert!(value != u64::MAX && value >= last, "{value} after {last}");
                         last = value;
                         assert!(shelf.load().0 >= last);
@@ -266,6 +292,30 @@ mod tests {
         let shelf = Shelf::new(Arc::clone(&first));
         assert!(!shelf.replace_if(&Arc::new(1), Arc::new(2)));
         assert!(shelf.replace_if(&first, Arc::new(3)));
-        assert_eq!((shelf.with(|value| *value), Arc::strong_count(&first)), (3, 1));
+        assert_eq!((*shelf.enter(), Arc::strong_count(&first)), (3, 1));
+    }
+
+    #[test]
+    fn looks_within_looks_may_end_in_any_order() {
+        let alive = Arc::new(AtomicUsize::new(1));
+        let shelf = Arc::new(Shelf::new(Arc::new(Counted(1, Arc::clone(&alive)))));
+        let outer = shelf.enter();
+        let inner = shelf.enter();
+        drop(outer);
+        let other = Arc::clone(&shelf);
+        let next = Counted(2, Arc::clone(&alive));
+        thread::spawn(move || other.store(Arc::new(next))).join().unwrap();
+        assert_eq!((inner.0, shelf.enter().0), (1, 2));
+        drop(inner);
+        assert_eq!(alive.load(Ordering::SeqCst), 0, "the old value is gone, the new one was never counted");
+    }
+
+    #[test]
+    fn what_is_looked_at_is_not_freed_by_the_one_who_looks() {
+        let alive = Arc::new(AtomicUsize::new(1));
+        let shelf = Shelf::new(Arc::new(Counted(1, Arc::clone(&alive))));
+        let look = shelf.enter();
+        shelf.store(Arc::new(Counted(2, Arc::default())));
+        assert_eq!((look.0, alive.load(Ordering::SeqCst)), (1, 1));
     }
 }

@@ -156,6 +156,15 @@ impl Bytes {
         Bytes { start, len }
     }
 
+    /// `len` bytes that start `back` bytes before these.
+    ///
+    /// # Safety
+    /// As for [`Bytes::new`].
+    #[inline(always)]
+    pub(crate) unsafe fn before(self, back: usize, len: usize) -> Bytes {
+        Bytes { start: self.start.wrapping_sub(back), len }
+    }
+
     /// # Safety
     /// The promise of [`Bytes::new`] must still hold for the lifetime `'a`.
     #[inline(always)]

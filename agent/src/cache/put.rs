@@ -57,6 +57,8 @@ impl Reservation {
         while done < len {
             let take = to_usize((len - done).min(PIECE_BYTES as u64));
             staging.copy_out(to_usize(staging_at + done), &mut piece[..take]);
+            let next = (len - done - take as u64).min(PIECE_BYTES as u64);
+            staging.prefetch(to_usize(staging_at + done) + take, to_usize(next));
             checksums.update(&piece[..take]);
             if self.len >= STREAMED_FROM_BYTES {
                 self.mapping.copy_in_streaming(to_usize(target + done), &piece[..take]);

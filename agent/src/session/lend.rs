@@ -151,7 +151,7 @@ impl Session {
     }
 
     /// A range of staging that a client names, if it lies inside.
-    pub(super) fn staged(&self, staged: Staged) -> Result<Arc<Mapping>, Refusal> {
+    pub(super) fn staged(&self, staged: Staged) -> Result<&Arc<Mapping>, Refusal> {
         let Some(staging) = self.staging.as_ref().filter(|staging| staging.sealed) else {
             return Err(Refusal::Invalid("the session has no staging memory yet".into()));
         };
@@ -164,7 +164,7 @@ impl Session {
                 staging.len()
             )));
         }
-        Ok(Arc::clone(&staging.mapping))
+        Ok(&staging.mapping)
     }
 
     /// Lends memory for a writer.

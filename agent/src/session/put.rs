@@ -40,7 +40,7 @@ impl Session {
             self.agent().with_memory(|cache| cache.reserve(uid, namespace, &item.key, len, now_ns)).await?;
         let mut checksums = Chunked::default();
         if let Some(staging) = staging {
-            reservation.fill(0, &staging, item.staged.offset, len, &mut checksums);
+            reservation.fill(0, staging, item.staged.offset, len, &mut checksums);
         }
         commit(self.agent(), Box::new(reservation), checksums, now_ns).await
     }
@@ -101,7 +101,7 @@ impl Session {
             };
             let mut checksums = Chunked::default();
             if let Some(staging) = staging {
-                reservation.fill(0, &staging, item.staged.offset, item.staged.len, &mut checksums);
+                reservation.fill(0, staging, item.staged.offset, item.staged.len, &mut checksums);
             }
             match cache.commit(Box::new(reservation), &checksums.finish(), now_ns) {
                 Ok(outcome) => outcomes.push(Ok(outcome)),
@@ -135,7 +135,7 @@ impl Session {
 
     /// Takes the next chunk.
     pub(super) fn put_chunk(&mut self, put: u64, staged: Staged) -> Result<Reply, Refusal> {
-        let staging = self.staged(staged)?;
+        let staging = Arc::clone(self.staged(staged)?);
         let Some(open) = self.puts.get_mut(&put) else {
             return Err(Refusal::Invalid(format!("no put {put} is under way")));
         };

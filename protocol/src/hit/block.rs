@@ -1,24 +1,75 @@
 //! A pinned block.
 
 use std::fmt;
+use std::ptr::NonNull;
 
 use super::segments::SegmentRef;
 use super::stripe::{Stripe, after_release};
 use crate::checksum::{Checksums, crc64};
 use crate::index::Entry;
-use crate::layout::{BlockShape, block as layout};
+use crate::layout::{BlockShape, block as layout, stripe as stripe_layout};
 use crate::view::Bytes;
+
+/// Where the bytes of an entry's block are. Good for as long as a slot names the block.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    payload: Bytes,
+    /// The block's start lies so far in front of its payload.
+    payload_offset: u32,
+    key_len: u16,
+}
+
+impl Place {
+    /// `None` when the entry's ranges do not lie inside its segment.
+    #[inline(always)]
+    pub(crate) fn of(segment: SegmentRef, entry: &Entry) -> Option<Place> {
+        let head_len = layout::HEADER_BYTES as u64 + u64::from(entry.key_len);
+        let at = entry.block.offset_bytes().checked_add(u64::from(entry.payload_offset))?;
+        let inside = head_len <= u64::from(entry.payload_offset)
+            && at.checked_add(entry.len).is_some_and(|end| end <= segment.len);
+        if !inside {
+            return None;
+        }
+        let start = segment.start.wrapping_add(usize::try_from(at).ok()?);
+        // SAFETY: the range lies inside the mapped segment (checked above). The segment stays mapped and the block's bytes
+        // unchanged while a slot names it, and whoever asks for a slice promises that one does.
+        let payload = unsafe { Bytes::new(start, usize::try_from(entry.len).ok()?) };
+        Some(Place { payload, payload_offset: entry.payload_offset, key_len: u16::try_from(entry.key_len).ok()? })
+    }
+
+    /// Header and key.
+    ///
+    /// # Safety
+    /// A slot must name the block for the lifetime of the slice.
+    #[inline(always)]
+    unsafe fn head<'a>(self) -> &'a [u8] {
+        let len = layout::HEADER_BYTES + usize::from(self.key_len);
+        // SAFETY: `of` checked that header and key lie between the block's start and its payload.
+        let head = unsafe { self.payload.before(self.payload_offset as usize, len) };
+        // SAFETY: promised by the caller.
+        unsafe { head.as_slice() }
+    }
+
+    /// The key.
+    ///
+    /// # Safety
+    /// As for [`Place::head`].
+    #[inline(always)]
+    pub(crate) unsafe fn key<'a>(self) -> &'a [u8] {
+        // SAFETY: promised by the caller.
+        let head = unsafe { self.head() };
+        &head[layout::HEADER_BYTES..]
+    }
+}
 
 /// A block that this process has pinned: its bytes stay mapped and unchanged until the last clone is dropped.
 ///
 /// Clones share one slot. A block outlives the session it came from, and the agent.
 pub struct PinnedBlock {
     /// Alive for as long as the slot is held.
-    stripe: *const Stripe,
-    slot: u32,
-    key_len: u32,
-    header: Bytes,
-    payload: Bytes,
+    stripe: NonNull<Stripe>,
+    place: Place,
+    slot: u16,
 }
 
 // SAFETY: a stripe is `Sync`, and its slots may be shared and let go by any thread.
@@ -30,45 +81,28 @@ impl PinnedBlock {
     #[inline(always)]
     fn stripe(&self) -> &Stripe {
         // SAFETY: this value holds a slot of the stripe, and a stripe goes only when none of its slots is held.
-        unsafe { &*self.stripe }
+        unsafe { self.stripe.as_ref() }
     }
 
-    /// Takes over a pin of `entry` in `slot`. `None`, with the pin still the caller's, when the entry's ranges do not lie
-    /// inside its segment.
+    /// Takes over a pin of the block at `place` in `slot`.
     #[inline(always)]
-    pub(crate) fn new(stripe: &Stripe, slot: usize, segment: SegmentRef, entry: &Entry) -> Option<PinnedBlock> {
-        let offset = entry.block.offset_bytes();
-        let head_len = layout::HEADER_BYTES as u64 + u64::from(entry.key_len);
-        let payload_offset = u64::from(entry.payload_offset);
-        let inside = head_len <= payload_offset
-            && offset
-                .checked_add(payload_offset)
-                .and_then(|at| at.checked_add(entry.len))
-                .is_some_and(|end| end <= segment.len);
-        if !inside {
-            return None;
-        }
-        let at = |offset: u64| segment.start.wrapping_add(usize::try_from(offset).unwrap_or(usize::MAX));
-        let head_len = usize::try_from(head_len).ok()?;
-        let len = usize::try_from(entry.len).ok()?;
-        // SAFETY: the range lies inside the mapped segment (checked above). The segment stays mapped and the block's bytes
-        // unchanged while the slot names it, which is until this value's last clone is dropped.
-        let header = unsafe { Bytes::new(at(offset), head_len) };
-        // SAFETY: as above.
-        let payload = unsafe { Bytes::new(at(offset + payload_offset), len) };
-        Some(PinnedBlock { stripe, slot: u32::try_from(slot).ok()?, key_len: entry.key_len, header, payload })
+    pub(crate) fn new(stripe: &Stripe, slot: usize, place: Place) -> PinnedBlock {
+        const { assert!(stripe_layout::SLOTS_LEN <= 1 << 16) };
+        #[expect(clippy::cast_possible_truncation, reason = "a slot's number is below SLOTS_LEN")]
+        let slot = slot as u16;
+        PinnedBlock { stripe: NonNull::from(stripe), place, slot }
     }
 
     /// The payload.
     #[inline(always)]
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `self` holds the pin for the lifetime of the slice.
-        unsafe { self.payload.as_slice() }
+        unsafe { self.place.payload.as_slice() }
     }
 
     fn head(&self) -> &[u8] {
         // SAFETY: `self` holds the pin for the lifetime of the slice.
-        unsafe { self.header.as_slice() }
+        unsafe { self.place.head() }
     }
 
     fn header_word(&self, word: usize) -> u64 {
@@ -79,7 +113,8 @@ impl PinnedBlock {
     /// The key.
     #[inline(always)]
     pub fn key(&self) -> &[u8] {
-        &self.head()[layout::HEADER_BYTES..layout::HEADER_BYTES + self.key_len as usize]
+        // SAFETY: `self` holds the pin for the lifetime of the slice.
+        unsafe { self.place.key() }
     }
 
     /// When the block was put, in milliseconds since 1970.
@@ -101,13 +136,13 @@ impl PinnedBlock {
 
     /// How the block lies in memory.
     pub fn shape(&self) -> BlockShape {
-        BlockShape::new(self.key_len as usize, self.as_slice().len() as u64)
+        BlockShape::new(usize::from(self.place.key_len), self.as_slice().len() as u64)
     }
 }
 
 impl Clone for PinnedBlock {
     fn clone(&self) -> PinnedBlock {
-        self.stripe().share(self.slot as usize);
+        self.stripe().share(usize::from(self.slot));
         PinnedBlock { ..*self }
     }
 }
@@ -117,7 +152,7 @@ impl Drop for PinnedBlock {
     fn drop(&mut self) {
         // The stripe may be gone once its slot is free.
         let mark = self.stripe().mark;
-        self.stripe().release(self.slot as usize);
+        self.stripe().release(usize::from(self.slot));
         after_release(mark);
     }
 }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering as Std};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use block::PinnedBlock;
+use block::Place;
 use segments::{SegmentRef, Segments};
 use stripe::{Local, Stripe, Stripes};
 
@@ -52,6 +53,22 @@ pub enum Lookup {
     Forked,
     /// The agent has died: a new session is needed.
     AgentDied,
+}
+
+/// Why a pinned entry is not a hit.
+#[derive(Clone, Copy)]
+enum Unfit {
+    AskAgent,
+    NotMapped(u32),
+}
+
+impl From<Unfit> for Lookup {
+    fn from(unfit: Unfit) -> Lookup {
+        match unfit {
+            Unfit::AskAgent => Lookup::AskAgent,
+            Unfit::NotMapped(segment) => Lookup::NeedSegment(segment),
+        }
+    }
 }
 
 /// The descriptors that begin a session, as the agent sent them.
@@ -192,7 +209,7 @@ impl Reader {
     }
 
     /// Looks up `key` in incarnation `namespace` and pins its block.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, namespace: u64, key: &[u8]) -> Lookup {
         if let Some(over) = self.over() {
             return over;
@@ -227,7 +244,12 @@ impl Reader {
             let remembered = &local.remembered;
             let fetch = |entry: &Entry| fetch_block(remembered.find(entry.block.segment()), entry);
             match slot::pin_with(table, &self.control, epoch, stripe.words(), slot, hash, fetch) {
-                Pinned::Yes(entry) => return self.accept(stripe, local, slot, &entry, namespace, key),
+                Pinned::Yes(entry) => {
+                    return match self.accept(stripe, local, slot, &entry, namespace, key) {
+                        Ok(place) => Lookup::Hit(PinnedBlock::new(stripe, slot, place)),
+                        Err(unfit) => unfit.into(),
+                    };
+                }
                 Pinned::Absent => {
                     stripe.release(slot);
                     touch::count(stripe.words(), stripe_layout::ASKED_ABSENT, 1);
@@ -249,7 +271,7 @@ impl Reader {
         self.watch.is_dead().then_some(Lookup::AgentDied)
     }
 
-    /// Turns a pinned entry into a block, or lets the pin go when it is not what was asked for.
+    /// Where a pinned entry's block is, or lets the pin go when it is not what was asked for.
     #[inline(always)]
     fn accept(
         &self,
@@ -259,32 +281,33 @@ impl Reader {
         entry: &Entry,
         namespace: u64,
         key: &[u8],
-    ) -> Lookup {
+    ) -> Result<Place, Unfit> {
         if entry.expiry_ns != 0 && clock::coarse_ns() >= entry.expiry_ns {
             stripe.release(slot);
             touch::count(stripe.words(), stripe_layout::ASKED_EXPIRED, 1);
-            return Lookup::AskAgent;
+            return Err(Unfit::AskAgent);
         }
         let Some(segment) = local.segment(entry.block.segment(), &self.segments) else {
             stripe.release(slot);
             touch::count(stripe.words(), stripe_layout::ASKED_UNMAPPED, 1);
-            return Lookup::NeedSegment(entry.block.segment());
+            return Err(Unfit::NotMapped(entry.block.segment()));
         };
-        let Some(block) = PinnedBlock::new(stripe, slot, segment, entry) else {
+        let Some(place) = Place::of(segment, entry) else {
             // The entry names bytes outside its segment, which an honest agent never writes.
             stripe.release(slot);
-            return Lookup::AskAgent;
+            return Err(Unfit::AskAgent);
         };
-        let same = entry.namespace == namespace && block.key() == key; // mutate[tests]: hit-compare-key => let same = true;
+        // SAFETY: the slot names the block, and this thread does not let it go before the comparison.
+        let same = entry.namespace == namespace && unsafe { place.key() } == key; // mutate[tests]: hit-compare-key => let same = true;
         if !same {
-            drop(block);
+            stripe.release(slot);
             touch::count(stripe.words(), stripe_layout::ASKED_ABSENT, 1);
-            return Lookup::AskAgent;
+            return Err(Unfit::AskAgent);
         }
         touch::count(stripe.words(), stripe_layout::HITS, 1);
         touch::count(stripe.words(), stripe_layout::HIT_BYTES, entry.len);
         touch::touch(stripe.words(), entry.block);
-        Lookup::Hit(block)
+        Ok(place)
     }
 
     /// Catches up with a new epoch: the table, and what was retired. Returns false when the current table is not mapped.

@@ -1,7 +1,7 @@
 //! The vectored hit: many look-ups that share one fence and overlap their cache misses.
 
 use super::stripe::Stripe;
-use super::{Lookup, Reader, fetch_block};
+use super::{Lookup, PinnedBlock, Reader, fetch_block};
 use crate::index::{Entry, Found};
 use crate::key;
 use crate::layout::{control, stripe as stripe_layout, table as table_layout};
@@ -74,7 +74,10 @@ impl Reader {
                 continue;
             };
             match slot::confirm(&*table, &self.control, epoch, stripe.words(), slot, place, entry) {
-                Pinned::Yes(entry) => found(self.accept(stripe, local, slot, &entry, namespace, key)),
+                Pinned::Yes(entry) => match self.accept(stripe, local, slot, &entry, namespace, key) {
+                    Ok(place) => found(Lookup::Hit(PinnedBlock::new(stripe, slot, place))),
+                    Err(unfit) => found(unfit.into()),
+                },
                 _ => {
                     release(stripe, slot);
                     found(Lookup::AskAgent);

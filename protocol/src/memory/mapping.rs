@@ -139,6 +139,14 @@ impl Mapping {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
     }
 
+    /// Starts bringing a range into the cache.
+    pub fn prefetch(&self, offset: usize, len: usize) {
+        let Some(start) = self.bytes_at(offset as u64, len as u64) else { return };
+        for line in (0..len).step_by(64) {
+            crate::prefetch::prefetch(start.wrapping_add(line));
+        }
+    }
+
     /// As [`Mapping::copy_in`], past the cache where the processor can: for parts of a block that is too large for it.
     pub fn copy_in_streaming(&self, offset: usize, from: &[u8]) {
         let to = self.writable_bytes_at(offset, from.len());
