@@ -15,6 +15,8 @@ use nix::sys::socket::{
 pub const MESSAGE_LEN_MAX: usize = 64 * 1024;
 /// Most descriptors beside one message.
 pub const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors that the kernel lets anybody send with one message (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
 
 /// Who is at the other end, as the kernel vouches for it at the time of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +118,8 @@ pub fn receive_now(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
 }
 
 fn receive_with(fd: impl AsFd, buffer: &mut [u8], how: MsgFlags) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    // Room for all that the kernel lets anybody send: what does not fit would stay open in this process, unknown to it.
+    let mut space = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
     let mut parts = [IoSliceMut::new(buffer)];
     let message =
         recvmsg::<()>(fd.as_fd().as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC | how)?;
@@ -129,8 +132,8 @@ fn receive_with(fd: impl AsFd, buffer: &mut [u8], how: MsgFlags) -> io::Result<(
             }
         }
     }
-    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message or its descriptors cut short"));
+    if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || descriptors.len() > DESCRIPTORS_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message too long, or with too many descriptors"));
     }
     Ok((message.bytes, descriptors))
 }
@@ -178,5 +181,31 @@ fn wait_for(fd: impl AsFd, what: PollFlags, timeout: Option<Duration>) -> io::Re
         Ok(n) => Ok(n > 0),
         Err(nix::errno::Errno::EINTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::socketpair;
+    use std::fs::File;
+    use std::io::Read;
+
+    #[test]
+    fn too_many_descriptors_are_an_error_and_none_stays_open() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        for count in [DESCRIPTORS_MAX + 1, SCM_MAX_FD] {
+            let (read, write) = nix::unistd::pipe().unwrap();
+            let raw = vec![write.as_raw_fd(); count];
+            let parts = [IoSlice::new(b"x")];
+            let beside = [ControlMessage::ScmRights(&raw)];
+            sendmsg::<()>(theirs.as_raw_fd(), &parts, &beside, MsgFlags::empty(), None).unwrap();
+            drop(write);
+            let error = receive(&ours, &mut [0; 16]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            // The pipe ends only when nobody has its other side open any more.
+            assert_eq!(File::from(read).read(&mut [0; 1]).unwrap(), 0);
+        }
     }
 }

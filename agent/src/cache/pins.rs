@@ -3,7 +3,8 @@
 //! The kernel decides whether a page still matters: as long as any process has it open or mapped, its pins count, however
 //! the session that it was made for ended.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub(crate) struct Holder {
     pub(crate) bytes: u64,
 }
 
+/// Holders that are named, those with the most: as many as surely fit a message.
+const HOLDERS_MAX: usize = 1000;
 /// Slots that may be read for figures as often as anybody asks.
 const SLOTS_FREE: usize = 1 << 16;
 /// Beyond that, a look for figures takes at most a part in twenty of the time in which everybody else could be served:
@@ -201,22 +204,24 @@ impl Pins {
         sum
     }
 
-    /// Who pins how much, as of a short while ago if there are many slots; `bytes_of` gives the size of a block.
+    /// Which processes pin how much, the most first, as of a short while ago if there are many slots; `bytes_of` gives the size of a block.
     pub(crate) fn holders(&mut self, now: Instant, bytes_of: impl Fn(BlockId) -> u64) -> &[Holder] {
         if self.holders_until.is_none_or(|until| now >= until) {
             self.holders_until = self.rest(now);
-            let sealed = self.pages.iter().filter(|page| page.sealed);
-            let holders = sealed.map(|page| {
-                let mut holder = Holder { pid: page.pid, orphan: page.ended, slots: 0, bytes: 0 };
+            let mut holders: BTreeMap<(i32, bool), Holder> = BTreeMap::new();
+            for page in self.pages.iter().filter(|page| page.sealed) {
+                let new = Holder { pid: page.pid, orphan: page.ended, slots: 0, bytes: 0 };
+                let holder = holders.entry((page.pid, page.ended)).or_insert(new);
                 for (words, _) in &page.stripes {
                     slot::scan(words, |id| {
                         holder.slots += 1;
                         holder.bytes += bytes_of(id);
                     });
                 }
-                holder
-            });
-            self.holders = holders.filter(|holder| holder.slots > 0).collect();
+            }
+            self.holders = holders.into_values().filter(|holder| holder.slots > 0).collect();
+            self.holders.sort_by_key(|holder| Reverse((holder.bytes, holder.slots)));
+            self.holders.truncate(HOLDERS_MAX);
         }
         &self.holders
     }

@@ -195,7 +195,7 @@ impl Agent {
 
     /// Kills the agent. Its socket stays behind.
     pub(crate) fn kill(&mut self) {
-        kill(self.pid(), Signal::SIGKILL).expect("the agent is a child of ours");
+        self.child.kill().expect("the agent is a child of ours");
         self.child.wait().expect("a child can be waited for");
     }
 
