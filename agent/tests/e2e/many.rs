@@ -77,10 +77,9 @@ fn more_blocks_can_be_held_than_a_session_begins_with() {
     let mut held = cache.get_many(&asked);
     held.extend(keys.iter().map(|key| cache.get(key)));
     let holders = agent.monitor().pins().unwrap();
-    assert_eq!(holders.len(), 4, "the first page of slots, and three more: {holders:?}");
-    assert_eq!(holders.iter().map(|holder| holder.slots).sum::<u64>(), 10_000);
-    assert_eq!(holders.iter().map(|holder| holder.bytes).sum::<u64>(), 10_000 * 40);
-    assert!(holders.iter().all(|holder| holder.pid == nix::unistd::getpid().as_raw() && !holder.orphan));
+    // In several pages of slots, which are all one process's.
+    assert!(matches!(&holders[..], [holder] if (holder.slots, holder.bytes) == (10_000, 10_000 * 40)), "{holders:?}");
+    assert!(holders[0].pid == nix::unistd::getpid().as_raw() && !holders[0].orphan);
     for (key, block) in keys.iter().chain(&keys).zip(&held) {
         assert_whole(key, block.as_ref().unwrap());
     }
