@@ -8,8 +8,12 @@
 
 mod cache;
 pub mod config;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod keeper;
 pub mod server;
 mod session;
+mod store;
 
 pub use cache::{Material, Settings};
+pub use store::Store;

@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use larder_agent::config::{Args, Config, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate};
+use larder_agent::config::{Args, Config, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate, StoreUrl};
 use larder_agent::server::{self, Limits, Listener};
-use larder_agent::{Material, Settings};
+use larder_agent::{Material, Settings, Store};
 use larder_protocol::memory::{Feature, Platform};
 use larder_protocol::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,12 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         for (key, value, source) in config.describe() {
             eprintln!("{key} = {value}  ({source})");
         }
+        if let Some(url) = &config.store {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let tried = runtime.block_on(open_store(url, config.store_timeout));
+            runtime.shutdown_background();
+            tried?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
@@ -64,6 +71,10 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let listener =
             Listener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
+        let store = match &config.store {
+            Some(url) => Some(open_store(url, config.store_timeout).await?),
+            None => None,
+        };
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shutdown = async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -79,11 +90,16 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         });
-        server::run(listener, settings, limits, capacities, shutdown).await.context("cannot go on serving")
+        server::run(listener, settings, limits, store, capacities, shutdown).await.context("cannot go on serving")
     })?;
     // Tasks that still wait for a client or a kernel are not waited for: the region's memory is the kernel's to free.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the store, and says what is wrong with it in one sentence.
+async fn open_store(url: &StoreUrl, timeout: Duration) -> anyhow::Result<Store> {
+    Store::open(url, timeout).await.map_err(|why| anyhow::anyhow!("the store {url} cannot be used: {why}"))
 }
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {

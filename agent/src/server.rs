@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Need, Settings, Stop, prepare};
+use crate::store::Store;
 use crate::{keeper, session};
 
 /// What a server is told beyond the cache's settings.
@@ -130,6 +131,7 @@ pub(crate) struct Agent {
     pub(crate) snapshot_bytes: session::SnapshotBytes,
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
+    pub(crate) store: Option<Arc<Store>>,
     pub(crate) started: Instant,
     pub(crate) own_uid: u32,
 }
@@ -220,6 +222,7 @@ pub async fn run(
     listener: Listener,
     settings: Settings,
     limits: Limits,
+    store: Option<Store>,
     mut capacities: mpsc::Receiver<u64>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -235,6 +238,7 @@ pub async fn run(
         snapshot_bytes: session::SnapshotBytes::default(),
         settings,
         limits,
+        store: store.map(Arc::new),
         started: Instant::now(),
         own_uid: nix::unistd::geteuid().as_raw(),
     });

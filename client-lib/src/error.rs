@@ -92,6 +92,9 @@ pub enum Error {
     /// There is no such namespace.
     #[error("{}", Refusal::NoNamespace(.0.clone()))]
     NoNamespace(String),
+    /// The store behind the agent's memory did not do its part. A put that ends so may still take effect.
+    #[error("{}", Refusal::Store(.0.clone()))]
+    Store(String),
     /// The namespace was cleared after the put began.
     #[error("the namespace was cleared after the put began; nothing was stored")]
     Cleared,
@@ -198,6 +201,7 @@ impl From<Refusal> for Error {
                 Error::Version { agent, agent_layout, client, client_layout }
             }
             Refusal::TooMany(message) => Error::TooMany(message),
+            Refusal::Store(message) => Error::Store(message),
             refusal @ Refusal::Failed(_) => Error::Agent(refusal.to_string()),
         }
     }
@@ -220,6 +224,7 @@ mod tests {
             Refusal::NoNamespace("a".into()),
             Refusal::Deadline,
             Refusal::version(1, 2),
+            Refusal::Store("full".into()),
             Refusal::Failed("disk".into()),
         ];
         for refusal in refusals {

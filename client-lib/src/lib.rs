@@ -67,7 +67,7 @@ pub use client::{Client, ClientBuilder};
 pub use error::Error;
 pub use larder_protocol::key::KeyError;
 pub use larder_protocol::message::{AgentInfo, PutOutcome};
-pub use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+pub use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
 pub use larder_protocol::stat::{AgentStat, PinHolder, TenantStat};
 pub use namespace::Namespace;
 pub use writer::Writer;

@@ -15,7 +15,7 @@ use crate::socket::MESSAGE_LEN_MAX;
 use crate::stat::{AgentStat, PinHolder};
 
 /// Version of these messages. Agent and client must agree.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// No deadline, as a request's `timeout_ms`.
 pub const NO_TIMEOUT: u64 = u64::MAX;

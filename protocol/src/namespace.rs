@@ -12,6 +12,15 @@ pub enum Eviction {
     Keep,
 }
 
+/// What an acknowledged put survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Durability {
+    /// Everything but the loss of the store: a put is acknowledged when the store has the block for good.
+    Through,
+    /// Nothing: blocks go with the agent and with the room they take.
+    Scratch,
+}
+
 /// Options of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub struct NamespaceOptions {
@@ -23,6 +32,9 @@ pub struct NamespaceOptions {
     pub quota_bytes: Option<u64>,
     /// How long a block stays after its put, in milliseconds, if limited.
     pub ttl_ms: Option<u64>,
+    /// What an acknowledged put survives. Asked for as `None`: `Through` where the agent has a store, else `Scratch`.
+    /// Never `None` in an answer.
+    pub durability: Option<Durability>,
 }
 
 /// A namespace.

@@ -105,6 +105,9 @@ pub enum Refusal {
     /// A limit on sessions, slots, descriptors or requests under way.
     #[error("{0}")]
     TooMany(String),
+    /// The store behind the memory did not do its part.
+    #[error("the store failed: {0}")]
+    Store(String),
     /// The agent failed; its log says more.
     #[error("the agent failed: {0}")]
     Failed(String),

@@ -24,6 +24,8 @@ pub struct AgentStat {
     pub sessions: u64,
     /// Slot pages whose session ended and that another process still has mapped.
     pub orphans: u64,
+    /// Calls to the store that are under way, hung ones among them.
+    pub store_under_way: u64,
     /// Open descriptors of the agent.
     pub descriptors: u64,
     /// Anonymous memory of the agent's process in bytes: its private heap, without the region.
@@ -79,6 +81,18 @@ pub struct TenantStat {
     pub evictions: u64,
     /// Blocks that expired.
     pub expirations: u64,
+    /// Blocks read from the store.
+    pub loads: u64,
+    /// Their payload bytes.
+    pub load_bytes: u64,
+    /// Blocks written to the store.
+    pub stored: u64,
+    /// Their payload bytes.
+    pub stored_bytes: u64,
+    /// Objects in the store that were damaged, and so misses.
+    pub store_damaged: u64,
+    /// Requests to the store that failed.
+    pub store_failures: u64,
 }
 
 /// A session that holds pins.

@@ -134,6 +134,16 @@ impl Cache {
         self.budget.refund(freed);
     }
 
+    /// A task begins that works for a tenant with a session, and may outlive that.
+    pub(crate) fn begin_visit(&mut self, uid: u32) {
+        self.known(uid).guests += 1;
+    }
+
+    /// Such a task has ended.
+    pub(crate) fn end_visit(&mut self, uid: u32) {
+        self.known(uid).guests -= 1;
+    }
+
     /// Drops slot pages of ended sessions that nobody has any more.
     pub(super) fn drop_orphans(&mut self, uid: u32) {
         let platform = self.settings.material.platform;

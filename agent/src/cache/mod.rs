@@ -38,7 +38,8 @@ use index::Index;
 pub(crate) use lending::seal_for_client;
 pub use memory::Material;
 pub(crate) use memory::{Need, Prepared, for_client, prepare};
-pub(crate) use put::{CommitError, Reservation};
+pub(crate) use namespaces::check_options;
+pub(crate) use put::{CommitError, Held, Reservation, Times};
 pub(crate) use room::Stop;
 pub(crate) use tenant::Waker;
 use tenant::{Limits, Tenant};
@@ -173,16 +174,17 @@ impl Cache {
         self.last_generation
     }
 
-    /// Opens a namespace, creating it at its first use.
+    /// Opens a namespace, creating it at its first use with these options, which name its durability.
     pub(crate) fn open_namespace(
         &mut self,
         uid: u32,
         name: &str,
-        options: Option<&NamespaceOptions>,
+        options: NamespaceOptions,
+        stored: Option<Arc<str>>,
     ) -> Result<NamespaceInfo, Refusal> {
         let fresh = self.last_namespace + 1;
         let tenant = self.known(uid);
-        let id = tenant.namespaces.open(name, options, || fresh)?;
+        let id = tenant.namespaces.open(name, options, stored, || fresh)?;
         if id == fresh {
             self.last_namespace = fresh;
         }
@@ -194,6 +196,21 @@ impl Cache {
         let tenant = self.known(uid);
         let id = tenant.namespaces.id(name)?;
         Ok(tenant.namespaces.current(id)?.info(id))
+    }
+
+    /// Where the blocks of a namespace's incarnation lie in the store, if it is durable.
+    pub(crate) fn stored(&mut self, uid: u32, namespace: u64) -> Result<Option<Arc<str>>, Refusal> {
+        Ok(self.known(uid).namespaces.current(namespace)?.stored.clone())
+    }
+
+    /// The options of a namespace's incarnation.
+    pub(crate) fn options(&mut self, uid: u32, namespace: u64) -> Result<NamespaceOptions, Refusal> {
+        Ok(self.known(uid).namespaces.current(namespace)?.options.clone())
+    }
+
+    /// What a tenant has done.
+    pub(crate) fn figures(&mut self, uid: u32) -> &mut tenant::Figures {
+        &mut self.known(uid).figures
     }
 
     /// Changes the options of a namespace.
@@ -219,12 +236,12 @@ impl Cache {
     }
 
     /// Drops all that a namespace holds; its handles learn of the new incarnation. Returns how many blocks went.
-    pub(crate) fn clear(&mut self, uid: u32, name: &str) -> Result<u64, Refusal> {
+    pub(crate) fn clear(&mut self, uid: u32, name: &str, stored: Option<Arc<str>>) -> Result<u64, Refusal> {
         let fresh = self.last_namespace + 1;
         let tenant = self.known(uid);
         let old = tenant.namespaces.id(name)?;
         let gone = drop_blocks(tenant, old);
-        tenant.namespaces.renew(name, fresh)?;
+        tenant.namespaces.renew(name, fresh, stored)?;
         tenant.wake_all();
         self.last_namespace = fresh;
         Ok(gone)

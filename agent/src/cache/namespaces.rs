@@ -1,6 +1,7 @@
 //! A tenant's namespaces.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use larder_protocol::message::Refusal;
 use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
@@ -17,14 +18,16 @@ pub(crate) struct Namespace {
     pub(crate) options: NamespaceOptions,
     pub(crate) blocks: u64,
     pub(crate) bytes: u64,
+    /// Where the blocks of this incarnation lie in the store, if it is durable.
+    pub(crate) stored: Option<Arc<str>>,
     /// The queue of a namespace with a quota, which makes room among its own blocks. The others share the tenant's.
     pub(crate) fifo: Option<S3Fifo>,
 }
 
 impl Namespace {
-    fn new(name: String, options: NamespaceOptions) -> Namespace {
+    fn new(name: String, options: NamespaceOptions, stored: Option<Arc<str>>) -> Namespace {
         let fifo = Self::wants_fifo(&options).then(S3Fifo::new);
-        Namespace { name, options, blocks: 0, bytes: 0, fifo }
+        Namespace { name, options, blocks: 0, bytes: 0, stored, fifo }
     }
 
     pub(crate) fn wants_fifo(options: &NamespaceOptions) -> bool {
@@ -42,6 +45,17 @@ impl Namespace {
     }
 }
 
+/// Refuses options that differ from those that a namespace has. A durability that was not named is any.
+pub(crate) fn check_options(name: &str, given: &NamespaceOptions, present: &NamespaceOptions) -> Result<(), Refusal> {
+    let given = NamespaceOptions { durability: given.durability.or(present.durability), ..given.clone() };
+    if given == *present {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!(
+        "namespace {name:?} exists with other options; `larder ns show {name}` prints them, `larder ns set` changes them"
+    )))
+}
+
 /// A tenant's namespaces, by name and by the number of their present incarnation.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
@@ -52,19 +66,15 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
+    /// Opens a namespace, making it if need be with these options, which name its durability.
     pub(crate) fn open(
         &mut self,
         name: &str,
-        options: Option<&NamespaceOptions>,
+        options: NamespaceOptions,
+        stored: Option<Arc<str>>,
         fresh_id: impl FnOnce() -> u64,
     ) -> Result<u64, Refusal> {
         if let Some(id) = self.by_name.get(name) {
-            let existing = &self.by_id[id].options;
-            if options.is_some_and(|options| options != existing) {
-                return Err(Refusal::Invalid(format!(
-                    "namespace {name:?} exists with other options; `larder ns show {name}` prints them, `larder ns set` changes them"
-                )));
-            }
             return Ok(*id);
         }
         if self.by_name.len() >= NAMESPACES_MAX {
@@ -74,7 +84,7 @@ impl Namespaces {
         }
         let id = fresh_id();
         self.by_name.insert(name.to_owned(), id);
-        self.by_id.insert(id, Namespace::new(name.to_owned(), options.cloned().unwrap_or_default()));
+        self.by_id.insert(id, Namespace::new(name.to_owned(), options, stored));
         Ok(id)
     }
 
@@ -118,10 +128,10 @@ impl Namespaces {
     }
 
     /// Ends an incarnation and begins the next.
-    pub(crate) fn renew(&mut self, name: &str, fresh_id: u64) -> Result<u64, Refusal> {
+    pub(crate) fn renew(&mut self, name: &str, fresh_id: u64, stored: Option<Arc<str>>) -> Result<u64, Refusal> {
         let old = self.id(name)?;
         let options = self.by_id.remove(&old).map(|namespace| namespace.options).unwrap_or_default();
-        self.by_id.insert(fresh_id, Namespace::new(name.to_owned(), options));
+        self.by_id.insert(fresh_id, Namespace::new(name.to_owned(), options, stored));
         self.by_name.insert(name.to_owned(), fresh_id);
         self.note_former(old, name);
         Ok(old)

@@ -15,6 +15,7 @@ use super::header::write_header;
 use super::memory::Need;
 use super::room::Stop;
 use super::tenant::to_usize;
+use crate::store::Memory;
 
 /// Bytes that are copied at a time: through a private buffer that stays in the nearest cache.
 const PIECE_BYTES: usize = 4 * 1024;
@@ -35,6 +36,25 @@ pub(crate) struct Reservation {
     pub(super) mapping: Arc<Mapping>,
     /// When the block's header was written, for memory that was sealed with the header in it.
     pub(super) sealed_ms: Option<u64>,
+    /// When the block was put and when it expires, if that was before now.
+    pub(super) times: Option<Times>,
+}
+
+/// When a block that comes from elsewhere was put, and when it expires.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// Milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// Nanoseconds of the coarse monotonic clock; 0 for never.
+    pub(crate) expiry_ns: u64,
+}
+
+/// What lies under a key already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Nothing,
+    Same,
+    Other,
 }
 
 impl Reservation {
@@ -44,6 +64,24 @@ impl Reservation {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Where the payload is to lie.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory {
+            mapping: Arc::clone(&self.mapping),
+            offset_bytes: self.extent.offset_bytes + self.shape().payload_offset,
+            len_bytes: self.len,
+        }
+    }
+
+    /// The block was put earlier, and comes back now.
+    pub(crate) fn came_back(&mut self, times: Times) {
+        self.times = Some(times);
     }
 
     /// Copies `len` bytes of staging into the payload at `at`, through `checksums`.
@@ -100,7 +138,7 @@ impl Cache {
         let shape = BlockShape::new(key.len(), len);
         let (segment, extent) = self.find_room(uid, &shape)?;
         let mapping = self.mapping(uid, segment).unwrap_or_else(|| unreachable!("segment {segment} was just used"));
-        Ok(Reservation { uid, namespace, key: key.into(), len, segment, extent, mapping, sealed_ms: None })
+        Ok(Reservation { uid, namespace, key: key.into(), len, segment, extent, mapping, sealed_ms: None, times: None })
     }
 
     /// Refuses a put that cannot end well, before any room is made for it.
@@ -208,7 +246,7 @@ impl Cache {
             return Err(self.need_table(uid));
         }
         let generation = self.fresh_generation();
-        let created_ms = clock::wall_ms();
+        let created_ms = reservation.times.map_or_else(clock::wall_ms, |times| times.created_ms);
         let tenant = self.known(uid);
         let ttl_ms = tenant.namespaces.current(namespace)?.options.ttl_ms;
         let block = Block {
@@ -218,7 +256,10 @@ impl Cache {
             extent_len: reservation.extent.len_bytes,
             len,
             namespace,
-            expiry_ns: ttl_ms.map_or(0, |ttl| now_ns.saturating_add(ttl.saturating_mul(1_000_000))),
+            expiry_ns: match reservation.times {
+                Some(times) => times.expiry_ns,
+                None => ttl_ms.map_or(0, |ttl| now_ns.saturating_add(ttl.saturating_mul(1_000_000))),
+            },
             checksum: checksums.summary(),
             key_len: u16::try_from(key.len()).unwrap_or(u16::MAX),
             state: State::Published,
@@ -240,6 +281,18 @@ impl Cache {
         tenant.figures.put_bytes += len;
         tenant.wake(hash);
         Ok(if replaced { PutOutcome::Replaced } else { PutOutcome::Stored })
+    }
+
+    /// What is published under the key of a reservation, compared with its payload.
+    pub(crate) fn held(&mut self, reservation: &Reservation, checksums: &Checksums, now_ns: u64) -> Held {
+        let uid = reservation.uid;
+        match self.under(reservation, checksums, now_ns) {
+            Under::Nothing => Held::Nothing,
+            // One that is only on its way out may be in the store, or not any more.
+            Under::Same(at) if self.known(uid).blocks.get(at).state == State::Published => Held::Same,
+            Under::Same(_) => Held::Nothing,
+            Under::Other(_) => Held::Other,
+        }
     }
 
     /// What lies under the key of a reservation, compared with its payload.

@@ -29,6 +29,12 @@ pub(crate) struct Figures {
     pub(crate) put_bytes: u64,
     pub(crate) evictions: u64,
     pub(crate) expirations: u64,
+    pub(crate) loads: u64,
+    pub(crate) load_bytes: u64,
+    pub(crate) stored: u64,
+    pub(crate) stored_bytes: u64,
+    pub(crate) store_damaged: u64,
+    pub(crate) store_failures: u64,
 }
 
 /// A tenant.
@@ -51,6 +57,8 @@ pub(crate) struct Tenant {
     /// Bytes of memory that is being made.
     pub(crate) awaited_bytes: u64,
     pub(crate) sessions: usize,
+    /// Tasks that work for it and may outlive their session.
+    pub(crate) guests: usize,
     /// Bytes of blocks that some slot named at the last scan.
     pub(crate) pinned_bytes: u64,
     /// A table is being prepared.
@@ -95,6 +103,7 @@ impl Tenant {
             retired_bytes: 0,
             awaited_bytes: 0,
             sessions: 0,
+            guests: 0,
             pinned_bytes: 0,
             awaits_table: false,
             waiters: HashMap::new(),

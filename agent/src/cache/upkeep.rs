@@ -105,6 +105,7 @@ impl Cache {
         let (tenants, budget) = (&mut self.tenants, &mut self.budget);
         tenants.retain(|_, tenant| {
             let idle = tenant.sessions == 0
+                && tenant.guests == 0
                 && tenant.namespaces.is_empty()
                 && tenant.segments.len() == 0
                 && tenant.pins.orphans() == 0
@@ -183,6 +184,12 @@ impl Cache {
             put_bytes: tenant.figures.put_bytes,
             evictions: tenant.figures.evictions,
             expirations: tenant.figures.expirations,
+            loads: tenant.figures.loads,
+            load_bytes: tenant.figures.load_bytes,
+            stored: tenant.figures.stored,
+            stored_bytes: tenant.figures.stored_bytes,
+            store_damaged: tenant.figures.store_damaged,
+            store_failures: tenant.figures.store_failures,
         }
     }
 

@@ -11,13 +11,13 @@ use larder_protocol::checksum::{Checksums, Chunked};
 use larder_protocol::clock;
 use larder_protocol::layout::{BlockId, BlockShape};
 use larder_protocol::memory::{Mapping, Memfd, Platform, Seals};
-use larder_protocol::message::{PutOutcome, Refusal};
+use larder_protocol::message::Refusal;
 
 use super::Cache;
 use super::blocks::{Block, State};
 use super::extents::Extent;
 use super::memory::{Material, for_client};
-use super::put::{CommitError, Reservation, write_block_ends};
+use super::put::{Reservation, write_block_ends};
 use super::room::Stop;
 use super::tenant::to_usize;
 
@@ -178,20 +178,16 @@ impl Cache {
         self.take_back(uid, memfd);
     }
 
-    /// Publishes a writer's sealed memory as a segment of one block.
-    pub(crate) fn commit_writer(
+    /// Takes over a writer's sealed memory as a segment of one block, to be published by [`Cache::commit`].
+    pub(crate) fn adopt_writer(
         &mut self,
         writer: WriterMemory,
         mapping: Arc<Mapping>,
-        checksums: &Checksums,
         created_ms: u64,
-        now_ns: u64,
-    ) -> Result<PutOutcome, CommitError> {
+    ) -> Result<Box<Reservation>, Refusal> {
         if !self.known(writer.uid).segments.has_place() {
             self.end_writer(writer);
-            return Err(CommitError::Refused(Refusal::TooMany(
-                "this user has as many segments as there can be".into(),
-            )));
+            return Err(Refusal::TooMany("this user has as many segments as there can be".into()));
         }
         let WriterMemory { uid, namespace, key, len, bytes, memfd, .. } = writer;
         // From the session's account to the tenant's segments.
@@ -201,8 +197,17 @@ impl Cache {
         let extents = self.known(uid).segments.get_mut(segment).map(|segment| &mut segment.extents);
         let whole = Extent { offset_bytes: 0, len_bytes: bytes };
         let extent = extents.and_then(|extents| extents.allocate(bytes, shape.align)).unwrap_or(whole);
-        let reservation =
-            Reservation { uid, namespace, key, len, segment, extent, mapping, sealed_ms: Some(created_ms) };
-        self.commit(Box::new(reservation), checksums, now_ns)
+        let reservation = Reservation {
+            uid,
+            namespace,
+            key,
+            len,
+            segment,
+            extent,
+            mapping,
+            sealed_ms: Some(created_ms),
+            times: None,
+        };
+        Ok(Box::new(reservation))
     }
 }

@@ -87,6 +87,15 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", help_heading = "Limits")]
     pub max_slots_per_session: Option<String>,
 
+    /// Where blocks of durable namespaces are kept, as a URL: file:///absolute/path of a directory on any mounted file
+    /// system [default: none, and all namespaces are scratch]
+    #[arg(long, value_name = "URL", help_heading = "Store")]
+    pub store: Option<String>,
+
+    /// The most seconds that one request to the store may take, 1 to 3600 [default: 60]
+    #[arg(long, value_name = "SECONDS", help_heading = "Store")]
+    pub store_timeout: Option<String>,
+
     /// Socket to listen on [default: /run/larder/larder.sock for root, else $XDG_RUNTIME_DIR/larder/larder.sock, else
     /// /tmp/larder-UID/larder.sock]
     #[arg(long, value_name = "PATH", help_heading = "Service")]
@@ -122,6 +131,8 @@ impl Args {
             ("pinned_quota", text(&self.pinned_quota)),
             ("max_sessions_per_uid", text(&self.max_sessions_per_uid)),
             ("max_slots_per_session", text(&self.max_slots_per_session)),
+            ("store", text(&self.store)),
+            ("store_timeout", text(&self.store_timeout)),
             ("socket", self.socket.as_ref().map(OsString::from)),
             ("log", text(&self.log)),
         ]

@@ -49,6 +49,10 @@ pub struct FileConfig {
     pub max_sessions_per_uid: Option<Spanned<Scalar>>,
     /// As [`super::Config::max_slots_per_session`].
     pub max_slots_per_session: Option<Spanned<Scalar>>,
+    /// As [`super::Config::store`].
+    pub store: Option<Spanned<Scalar>>,
+    /// As [`super::Config::store_timeout`].
+    pub store_timeout: Option<Spanned<Scalar>>,
     /// As [`super::Config::socket`].
     pub socket: Option<Spanned<Scalar>>,
     /// As [`super::Config::log`].
@@ -140,6 +144,8 @@ impl FileConfig {
             ("pinned_quota", self.pinned_quota),
             ("max_sessions_per_uid", self.max_sessions_per_uid),
             ("max_slots_per_session", self.max_slots_per_session),
+            ("store", self.store),
+            ("store_timeout", self.store_timeout),
             ("socket", self.socket),
             ("log", self.log),
         ]

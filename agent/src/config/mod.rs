@@ -11,6 +11,7 @@ mod machine;
 mod problem;
 mod resolve;
 mod source;
+mod store_url;
 mod value;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder_protocol::units::ByteSize;
 
@@ -29,6 +31,7 @@ pub use file::{FileConfig, Scalar, TenantTable};
 pub use machine::{Machine, MachineError};
 pub use problem::{ConfigError, Problem};
 pub use source::{Given, Origin};
+pub use store_url::{StoreUrl, StoreUrlError};
 pub use value::ValueError;
 
 /// Segments, and the huge pages they may be made of, come in this unit.
@@ -51,6 +54,9 @@ const SESSIONS_PER_UID_DEFAULT: u32 = 256;
 /// Pins that one session may hold, at most and unasked.
 const SLOTS_PER_SESSION_MAX: u32 = 1 << 20;
 const SLOTS_PER_SESSION_DEFAULT: u32 = 65_536;
+/// Seconds that one request to the store may take, at most and unasked.
+const STORE_TIMEOUT_MAX_S: u32 = 3600;
+const STORE_TIMEOUT_DEFAULT_S: u32 = 60;
 
 /// What memory segments are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +138,10 @@ pub struct Config {
     pub max_slots_per_session: u32,
     /// The staging memory of a session: whole pages.
     pub staging: ByteSize,
+    /// Where blocks of durable namespaces are kept, if anywhere.
+    pub store: Option<StoreUrl>,
+    /// The most that one request to the store may take.
+    pub store_timeout: Duration,
     /// The filter of the log, in the syntax of `tracing`.
     pub log: String,
     /// For each key, where its value came from: file, environment, flag or default.
@@ -187,6 +197,8 @@ impl Config {
             ("pinned_quota", exact(self.pinned_quota)),
             ("max_sessions_per_uid", self.max_sessions_per_uid.to_string()),
             ("max_slots_per_session", self.max_slots_per_session.to_string()),
+            ("store", self.store.as_ref().map_or_else(|| "none".to_owned(), StoreUrl::to_string)),
+            ("store_timeout", self.store_timeout.as_secs().to_string()),
             ("socket", self.socket.display().to_string()),
             ("config", config),
             ("log", self.log.clone()),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder_protocol::units::ByteSize;
 
@@ -22,7 +23,7 @@ use super::value::{
 use super::{
     CAPACITY_MIN, Config, HUGE_PAGE, HugePages, MEMORY_LEFT_TO_SYSTEM, Numa, Populate, SEGMENT_SIZE_DEFAULT_MAX,
     SEGMENT_SIZE_MAX, SESSIONS_PER_UID_DEFAULT, SESSIONS_PER_UID_MAX, SLOTS_PER_SESSION_DEFAULT, SLOTS_PER_SESSION_MAX,
-    STAGING_DEFAULT, STAGING_MAX, STAGING_MIN, TenantLimits,
+    STAGING_DEFAULT, STAGING_MAX, STAGING_MIN, STORE_TIMEOUT_DEFAULT_S, STORE_TIMEOUT_MAX_S, StoreUrl, TenantLimits,
 };
 
 /// The longest path that the address of a Unix socket holds, without the zero byte at its end.
@@ -78,6 +79,10 @@ pub(super) fn load(
             SLOTS_PER_SESSION_MAX,
         ),
         staging: resolver.staging(),
+        store: resolver.value("store", str::parse::<StoreUrl>).map(|(url, _)| url),
+        store_timeout: Duration::from_secs(
+            resolver.count("store_timeout", STORE_TIMEOUT_DEFAULT_S, STORE_TIMEOUT_MAX_S).into(),
+        ),
         log: resolver.value_or("log", "info".to_owned(), parse_log),
         sources: BTreeMap::new(),
     };

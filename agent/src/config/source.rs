@@ -20,10 +20,12 @@ pub(super) const SCALAR_KEYS: [&str; SCALAR_COUNT] = [
     "pinned_quota",
     "max_sessions_per_uid",
     "max_slots_per_session",
+    "store",
+    "store_timeout",
     "socket",
     "log",
 ];
-pub(super) const SCALAR_COUNT: usize = 14;
+pub(super) const SCALAR_COUNT: usize = 16;
 
 /// A message repeats what was given, but no more than this many characters of it.
 const EXCERPT_CHARS_MAX: usize = 80;

@@ -95,7 +95,7 @@ fn the_least_configuration_is_a_capacity() {
 }
 
 /// A possible value of each key that is not its default.
-const SAMPLES: [(&str, &str); 14] = [
+const SAMPLES: [(&str, &str); 16] = [
     ("capacity", "1GiB"),
     ("huge_pages", "hugetlb"),
     ("populate", "all"),
@@ -108,6 +108,8 @@ const SAMPLES: [(&str, &str); 14] = [
     ("pinned_quota", "64KiB"),
     ("max_sessions_per_uid", "7"),
     ("max_slots_per_session", "1024"),
+    ("store", "file:///tmp/x"),
+    ("store_timeout", "9"),
     ("socket", "/tmp/x/larder.sock"),
     ("log", "debug"),
 ];
@@ -388,7 +390,7 @@ fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
         [
             "line 1 of FILE: there is no key \"staging_size\": the keys are capacity, huge_pages, populate, \
              segment_size, staging, numa, cpus, spin, tenant_quota, pinned_quota, max_sessions_per_uid, \
-             max_slots_per_session, socket, log, tenant",
+             max_slots_per_session, store, store_timeout, socket, log, tenant",
             "line 3 of FILE: there is no key \"huge-pages\": did you mean huge_pages?",
             "line 6 of FILE: there is no key \"qota\": did you mean quota?",
         ]

@@ -3,6 +3,7 @@
 use larder_protocol::units::{ByteSize, ByteSizeError};
 
 use super::cpu_list::{CPU_NUMBER_MAX, CpuListError};
+use super::store_url::StoreUrlError;
 use super::{HUGE_PAGE, HugePages, Numa, Populate};
 
 /// Why the text of one value means nothing.
@@ -14,6 +15,9 @@ pub enum ValueError {
     /// It is not a list of CPUs.
     #[error(transparent)]
     CpuList(#[from] CpuListError),
+    /// It names no store.
+    #[error(transparent)]
+    Store(#[from] StoreUrlError),
     /// It is not a percentage.
     #[error("a percentage is a whole number from 1% to 100%")]
     Percentage,

@@ -1,7 +1,7 @@
 //! One client's connection: reads requests in order, answers each.
 //!
 //! `mod.rs` is the loop and the socket, `ring.rs` the way through shared memory, `requests.rs` what each request does, `put.rs` the puts that arrive in pieces,
-//! `lend.rs` memory and descriptors that a client is lent.
+//! `stored.rs` what durable namespaces do with the store, `lend.rs` memory and descriptors that a client is lent.
 
 mod exit;
 mod lend;
@@ -9,11 +9,12 @@ mod lists;
 mod put;
 mod requests;
 mod ring;
+mod stored;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use larder_protocol::message::{
@@ -23,7 +24,7 @@ use larder_protocol::ring::{Broken, Pushed};
 use larder_protocol::socket::{self, MESSAGE_LEN_MAX, Peer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -63,7 +64,8 @@ struct Session {
     by_ring: bool,
     puts: HashMap<u64, OpenPut>,
     writers: HashMap<u64, crate::cache::WriterMemory>,
-    lists: Lists,
+    lists: Arc<Mutex<Lists>>,
+    store_requests: Arc<Semaphore>,
     waits: JoinSet<()>,
 }
 
@@ -84,7 +86,8 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
         by_ring: false,
         puts: HashMap::new(),
         writers: HashMap::new(),
-        lists: Lists::default(),
+        lists: Arc::default(),
+        store_requests: Arc::new(Semaphore::new(stored::STORE_REQUESTS_MAX)),
         waits: JoinSet::new(),
     };
     debug!(session = id, uid = peer.uid, pid = peer.pid, "session begins");

@@ -1,13 +1,18 @@
 //! Puts: whole ones, vectors of them, those that arrive in chunks, and writers' commits.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use larder_protocol::checksum::Chunked;
+use larder_protocol::checksum::{Checksums, Chunked};
+use larder_protocol::clock;
+use larder_protocol::memory::Mapping;
 use larder_protocol::message::{PutItem, PutOutcome, Refusal, Reply, Staged};
+use tokio::task::JoinSet;
 
+use super::stored::Stored;
 use super::{Session, give_way};
-use crate::cache::{Cache, CommitError, Reservation, Sealed, Stop};
+use crate::cache::{Cache, CommitError, Reservation, Sealed, Stop, WriterMemory};
 use crate::server::Agent;
 
 /// Puts in chunks that a session may have under way.
@@ -19,6 +24,7 @@ const LOCKED_BYTES_MAX: u64 = 256 * 1024;
 /// A put whose chunks are arriving.
 #[derive(Debug)]
 pub(super) struct OpenPut {
+    namespace: u64,
     reservation: Box<Reservation>,
     filled: u64,
     checksums: Chunked,
@@ -32,7 +38,15 @@ impl OpenPut {
 
 impl Session {
     /// One put whose payload lies in staging whole.
-    pub(super) async fn put(&self, namespace: u64, item: &PutItem, now_ns: u64) -> Result<PutOutcome, Refusal> {
+    pub(super) async fn put(&mut self, id: u64, namespace: u64, item: &PutItem, now_ns: u64) -> io::Result<()> {
+        match self.take(namespace, item, now_ns).await {
+            Ok(taken) => self.now_or_later(id, async move { taken.commit().await.map(Reply::Put) }).await,
+            Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
+        }
+    }
+
+    /// Copies a payload out of staging.
+    async fn take(&self, namespace: u64, item: &PutItem, now_ns: u64) -> Result<Taken, Refusal> {
         let staging = if item.staged.len == 0 { None } else { Some(self.staged(item.staged)?) };
         let uid = self.peer.uid;
         let len = item.staged.len;
@@ -42,26 +56,39 @@ impl Session {
         if let Some(staging) = staging {
             reservation.fill(0, staging, item.staged.offset, len, &mut checksums);
         }
-        commit(self.agent(), Box::new(reservation), checksums, now_ns).await
+        Taken::new(self.agent(), uid, namespace, Box::new(reservation), checksums)
     }
 
-    /// Many puts whose payloads lie in staging: as many as need no fresh memory under one lock, the others one by one.
-    pub(super) async fn put_many(
-        &self,
-        namespace: u64,
-        items: &[PutItem],
-        now_ns: u64,
-    ) -> Vec<Result<PutOutcome, Refusal>> {
+    /// Many puts whose payloads lie in staging. For the memory alone, as many as need no fresh memory under one lock and
+    /// the others one by one; for the store, all at once.
+    pub(super) async fn put_many(&mut self, id: u64, namespace: u64, items: &[PutItem], now_ns: u64) -> io::Result<()> {
         let mut outcomes = Vec::with_capacity(items.len());
+        match Stored::of(self.agent(), self.peer.uid, namespace) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                let mut taken = Vec::with_capacity(items.len());
+                for item in items {
+                    taken.push(self.take(namespace, item, now_ns).await);
+                }
+                return self.now_or_later(id, commit_all(taken)).await;
+            }
+            Err(refusal) => {
+                outcomes.extend(items.iter().map(|_| Err(refusal.clone())));
+                return self.answer(id, Reply::PutMany(outcomes)).await;
+            }
+        }
         while outcomes.len() < items.len() {
             let began = Instant::now();
             self.put_ready(namespace, &items[outcomes.len()..], now_ns, &mut outcomes);
             if let Some(item) = items.get(outcomes.len()) {
-                outcomes.push(self.put(namespace, item, now_ns).await);
+                outcomes.push(match self.take(namespace, item, now_ns).await {
+                    Ok(taken) => taken.commit().await,
+                    Err(refusal) => Err(refusal),
+                });
             }
             give_way(began).await;
         }
-        outcomes
+        self.answer(id, Reply::PutMany(outcomes)).await
     }
 
     /// Puts the first of `items` under one lock, up to one that needs memory or to as many bytes as others may wait for.
@@ -129,7 +156,10 @@ impl Session {
         }
         let uid = self.peer.uid;
         let reservation = self.agent().with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await?;
-        self.puts.insert(id, OpenPut { reservation: Box::new(reservation), filled: 0, checksums: Chunked::default() });
+        self.puts.insert(
+            id,
+            OpenPut { namespace, reservation: Box::new(reservation), filled: 0, checksums: Chunked::default() },
+        );
         Ok(())
     }
 
@@ -152,7 +182,15 @@ impl Session {
     }
 
     /// Publishes a put whose chunks have all arrived.
-    pub(super) async fn put_end(&mut self, put: u64, now_ns: u64) -> Result<PutOutcome, Refusal> {
+    pub(super) async fn put_end(&mut self, id: u64, put: u64) -> io::Result<()> {
+        match self.whole(put) {
+            Ok(taken) => self.now_or_later(id, async move { taken.commit().await.map(Reply::Put) }).await,
+            Err(refusal) => self.answer(id, Reply::Refused(refusal)).await,
+        }
+    }
+
+    /// A put all of whose chunks have arrived.
+    fn whole(&mut self, put: u64) -> Result<Taken, Refusal> {
         let Some(open) = self.puts.remove(&put) else {
             return Err(Refusal::Invalid(format!("no put {put} is under way")));
         };
@@ -162,7 +200,7 @@ impl Session {
             open.abandon(&mut agent.cache());
             return Err(Refusal::Invalid(format!("put {put} ended after {filled} of {len} bytes")));
         }
-        commit(&agent, open.reservation, open.checksums, now_ns).await
+        Taken::new(&agent, self.peer.uid, open.namespace, open.reservation, open.checksums)
     }
 
     /// Gives up a put or a writer.
@@ -176,59 +214,145 @@ impl Session {
     }
 
     /// Publishes what a writer's memory holds.
-    pub(super) async fn commit_writer(&mut self, writer: u64, now_ns: u64) -> Result<PutOutcome, Refusal> {
-        let Some(mut memory) = self.writers.remove(&writer) else {
-            return Err(Refusal::Invalid(format!("no writer {writer} is open")));
+    pub(super) async fn commit_writer(&mut self, id: u64, writer: u64) -> io::Result<()> {
+        let Some(memory) = self.writers.remove(&writer) else {
+            let refusal = Refusal::Invalid(format!("no writer {writer} is open"));
+            return self.answer(id, Reply::Refused(refusal)).await;
         };
-        let agent = Arc::clone(self.agent());
-        let (uid, platform) = (self.peer.uid, agent.settings.material.platform);
-        // Two passes over the payload, so not on a thread that others wait for.
-        let sealed = tokio::task::spawn_blocking(move || {
-            let sealed = memory.seal(&platform);
-            (memory, sealed)
-        });
-        let (memory, sealed) = sealed.await.map_err(|error| Refusal::Failed(error.to_string()))?;
-        let outcome = match sealed {
-            Ok(Sealed::Whole { mapping, checksums, created_ms }) => {
-                let committed = agent.cache().commit_writer(memory, mapping, &checksums, created_ms, now_ns);
-                return retry_commit(&agent, committed, &checksums, now_ns).await;
-            }
-            Ok(Sealed::StillWritable { mapping }) => {
-                // A fork of the client, say, has it mapped: then what is there now is copied.
-                let (namespace, key, len) = memory.target();
-                let reserved = agent.with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await;
-                match reserved {
-                    Ok(reservation) => {
-                        let mut checksums = Chunked::default();
-                        reservation.fill(0, &mapping, memory.shape().payload_offset, len, &mut checksums);
-                        commit(&agent, Box::new(reservation), checksums, now_ns).await
-                    }
-                    Err(refusal) => Err(refusal),
-                }
-            }
-            Ok(Sealed::Changed) => Err(Refusal::Invalid("the payload was changed while it was being committed".into())),
-            Err(error) => Err(super::lend::failed(error)),
-        };
-        agent.cache().end_writer(memory);
-        outcome
+        let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+        self.now_or_later(id, async move { commit_sealed(agent, uid, memory).await.map(Reply::Put) }).await
     }
 }
 
-async fn commit(
-    agent: &Arc<Agent>,
-    reservation: Box<Reservation>,
-    checksums: Chunked,
-    now_ns: u64,
-) -> Result<PutOutcome, Refusal> {
-    let checksums = checksums.finish();
-    let committed = agent.cache().commit(reservation, &checksums, now_ns);
-    retry_commit(agent, committed, &checksums, now_ns).await
+/// Seals a writer's memory and publishes it.
+async fn commit_sealed(agent: Arc<Agent>, uid: u32, mut memory: WriterMemory) -> Result<PutOutcome, Refusal> {
+    let platform = agent.settings.material.platform;
+    // Two passes over the payload, so not on a thread that others wait for.
+    let sealed = tokio::task::spawn_blocking(move || {
+        let sealed = memory.seal(&platform);
+        (memory, sealed)
+    });
+    let (memory, sealed) = sealed.await.map_err(|error| Refusal::Failed(error.to_string()))?;
+    let now_ns = clock::coarse_ns();
+    let outcome = match sealed {
+        Ok(Sealed::Whole { mapping, checksums, created_ms }) => {
+            return commit_whole(agent, uid, memory, mapping, checksums, created_ms).await;
+        }
+        Ok(Sealed::StillWritable { mapping }) => {
+            // A fork of the client, say, has it mapped: then what is there now is copied.
+            let (namespace, key, len) = memory.target();
+            let reserved = agent.with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await;
+            match reserved {
+                Ok(reservation) => {
+                    let mut checksums = Chunked::default();
+                    reservation.fill(0, &mapping, memory.shape().payload_offset, len, &mut checksums);
+                    match Taken::new(&agent, uid, namespace, Box::new(reservation), checksums) {
+                        Ok(taken) => taken.commit().await,
+                        Err(refusal) => Err(refusal),
+                    }
+                }
+                Err(refusal) => Err(refusal),
+            }
+        }
+        Ok(Sealed::Changed) => Err(Refusal::Invalid("the payload was changed while it was being committed".into())),
+        Err(error) => Err(super::lend::failed(error)),
+    };
+    agent.cache().end_writer(memory);
+    outcome
 }
 
-async fn retry_commit(
+/// Publishes a writer's memory as it is, as a segment of one block.
+async fn commit_whole(
+    agent: Arc<Agent>,
+    uid: u32,
+    memory: WriterMemory,
+    mapping: Arc<Mapping>,
+    checksums: Checksums,
+    created_ms: u64,
+) -> Result<PutOutcome, Refusal> {
+    let now_ns = clock::coarse_ns();
+    let (namespace, _, _) = memory.target();
+    let stored = match Stored::of(&agent, uid, namespace) {
+        Ok(stored) => stored,
+        Err(refusal) => {
+            agent.cache().end_writer(memory);
+            return Err(refusal);
+        }
+    };
+    let reserved = agent.cache().adopt_writer(memory, mapping, created_ms)?;
+    match stored {
+        Some(stored) => stored.put(reserved, &checksums).await,
+        None => {
+            let committed = agent.cache().commit(reserved, &checksums, now_ns);
+            retry_commit(&agent, committed, &checksums, now_ns).await
+        }
+    }
+}
+
+/// A put whose payload is in place.
+struct Taken {
+    agent: Arc<Agent>,
+    stored: Option<Stored>,
+    reservation: Box<Reservation>,
+    checksums: Checksums,
+}
+
+impl Taken {
+    /// Refused, and its room given back, when its namespace was cleared meanwhile.
+    fn new(
+        agent: &Arc<Agent>,
+        uid: u32,
+        namespace: u64,
+        reservation: Box<Reservation>,
+        checksums: Chunked,
+    ) -> Result<Taken, Refusal> {
+        match Stored::of(agent, uid, namespace) {
+            Ok(stored) => Ok(Taken { agent: Arc::clone(agent), stored, reservation, checksums: checksums.finish() }),
+            Err(refusal) => {
+                agent.cache().abandon(&reservation);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Makes it last, if its namespace is durable, and publishes it.
+    async fn commit(self) -> Result<PutOutcome, Refusal> {
+        let Taken { agent, stored, reservation, checksums } = self;
+        if let Some(stored) = stored {
+            return stored.put(reservation, &checksums).await;
+        }
+        let now_ns = clock::coarse_ns();
+        let committed = agent.cache().commit(reservation, &checksums, now_ns);
+        retry_commit(&agent, committed, &checksums, now_ns).await
+    }
+}
+
+/// Commits all at once, each for itself.
+async fn commit_all(taken: Vec<Result<Taken, Refusal>>) -> Result<Reply, Refusal> {
+    let mut under_way = JoinSet::new();
+    let mut outcomes = Vec::with_capacity(taken.len());
+    for (place, taken) in taken.into_iter().enumerate() {
+        match taken {
+            Ok(taken) => {
+                outcomes.push(Err(Refusal::Failed("the put ended without an outcome".into())));
+                under_way.spawn(async move { (place, taken.commit().await) });
+            }
+            Err(refusal) => outcomes.push(Err(refusal)),
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        if let Ok((place, outcome)) = done {
+            outcomes[place] = outcome;
+        }
+    }
+    Ok(Reply::PutMany(outcomes))
+}
+
+/// Commits again with the memory that it needed.
+pub(super) async fn retry_commit(
     agent: &Arc<Agent>,
     mut committed: Result<PutOutcome, CommitError>,
-    checksums: &larder_protocol::checksum::Checksums,
+    checksums: &Checksums,
     now_ns: u64,
 ) -> Result<PutOutcome, Refusal> {
     loop {

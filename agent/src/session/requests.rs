@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use larder_protocol::clock;
 use larder_protocol::message::{Envelope, Refusal, Reply, Request};
@@ -10,7 +10,10 @@ use larder_protocol::socket::MESSAGE_LEN_MAX;
 use larder_protocol::stat::AgentStat;
 use tokio::sync::oneshot;
 
+use super::lists::Lists;
+use super::stored::{Named, Stored, visiting};
 use super::{Session, WAITS_MAX, send, time_left};
+use crate::server::Agent;
 
 /// Bytes of names in one page of a list.
 const PAGE_BYTES: usize = MESSAGE_LEN_MAX / 2;
@@ -40,6 +43,48 @@ impl Session {
             Request::Create { namespace, key, len } => {
                 return self.create(id, namespace, &key, len, now_ns).await;
             }
+            Request::OpenNamespace { name, options } => {
+                let named = self.named(name);
+                let opens = async move { named.open(options).await.map(Reply::Namespace) };
+                self.now_or_later(id, opens).await?;
+            }
+            Request::ShowNamespace { name } => {
+                let named = self.named(name);
+                self.now_or_later(id, async move { named.find().await.map(Reply::Namespace) }).await?;
+            }
+            Request::SetNamespace { name, options } => {
+                let named = self.named(name);
+                self.now_or_later(id, async move { named.set(options).await.map(Reply::Namespace) }).await?;
+            }
+            Request::ListNamespaces { after } => {
+                let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+                self.now_or_later(id, namespace_names(agent, uid, after)).await?;
+            }
+            Request::RemoveNamespace { name } => {
+                let named = self.named(name);
+                self.now_or_later(id, named.remove()).await?;
+            }
+            Request::Clear { name } => {
+                let named = self.named(name);
+                self.now_or_later(id, named.clear()).await?;
+            }
+            Request::Get { namespace, key } => {
+                let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+                self.now_or_later(id, get(agent, uid, namespace, key)).await?;
+            }
+            Request::Delete { namespace, key } => {
+                let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+                self.now_or_later(id, delete(agent, uid, namespace, key)).await?;
+            }
+            Request::List { namespace, prefix, children, cursor } => {
+                let lists = Arc::clone(&self.lists);
+                let asked = List { agent: Arc::clone(self.agent()), uid: self.peer.uid, namespace, prefix, children };
+                self.now_or_later(id, asked.page(lists, cursor)).await?;
+            }
+            Request::Put { namespace, item } => self.put(id, namespace, &item, now_ns).await?,
+            Request::PutMany { namespace, items } => self.put_many(id, namespace, &items, now_ns).await?,
+            Request::PutEnd { put } => self.put_end(id, put).await?,
+            Request::Commit { writer } => self.commit_writer(id, writer).await?,
             Request::Wait { namespace, key } => return self.wait(id, timeout_ms, namespace, key).await,
             Request::PutBegin { namespace, key, len } => {
                 return match self.put_begin(id, namespace, &key, len, now_ns).await {
@@ -52,7 +97,7 @@ impl Session {
                 return Ok(());
             }
             other => {
-                let reply = self.answer_to(other, now_ns).await.unwrap_or_else(Reply::Refused);
+                let reply = self.answer_to(other).unwrap_or_else(Reply::Refused);
                 self.answer(id, reply).await?;
             }
         }
@@ -63,42 +108,13 @@ impl Session {
     }
 
     /// Requests that have one answer and need nothing but the cache.
-    async fn answer_to(&mut self, request: Request, now_ns: u64) -> Result<Reply, Refusal> {
+    fn answer_to(&mut self, request: Request) -> Result<Reply, Refusal> {
         let uid = self.peer.uid;
         let agent = Arc::clone(self.agent());
         Ok(match request {
             Request::Mapped { memory } => self.mapped(memory)?,
             Request::Ping => Reply::Pong(self.agent_info(&agent.cache())),
-            Request::OpenNamespace { name, options } => {
-                Reply::Namespace(agent.cache().open_namespace(uid, &name, options.as_ref())?)
-            }
-            Request::SetNamespace { name, options } => {
-                Reply::Namespace(agent.cache().set_namespace(uid, &name, options)?)
-            }
-            Request::ShowNamespace { name } => Reply::Namespace(agent.cache().namespace_info(uid, &name)?),
-            Request::ListNamespaces { after } => {
-                let names = agent.cache().namespace_names(uid, &after, PAGE_BYTES / 256);
-                let cursor = u64::from(!names.is_empty());
-                Reply::Names { names, cursor }
-            }
-            Request::RemoveNamespace { name } => Reply::Count(agent.cache().remove_namespace(uid, &name)?),
-            Request::Clear { name } => Reply::Count(agent.cache().clear(uid, &name)?),
-            Request::Get { namespace, key } => {
-                agent.with_memory(|cache| cache.get(uid, namespace, &key, now_ns)).await?;
-                Reply::Resident
-            }
-            Request::Delete { namespace, key } => {
-                agent.with_memory(|cache| cache.delete(uid, namespace, &key, now_ns)).await?;
-                Reply::Done
-            }
-            Request::Put { namespace, item } => Reply::Put(self.put(namespace, &item, now_ns).await?),
-            Request::PutMany { namespace, items } => Reply::PutMany(self.put_many(namespace, &items, now_ns).await),
             Request::PutChunk { put, staged } => self.put_chunk(put, staged)?,
-            Request::PutEnd { put } => Reply::Put(self.put_end(put, now_ns).await?),
-            Request::Commit { writer } => Reply::Put(self.commit_writer(writer, now_ns).await?),
-            Request::List { namespace, prefix, children, cursor } => {
-                self.list(namespace, &prefix, children, cursor, now_ns)?
-            }
             Request::Stat => Reply::Stat(Box::new(self.stat())),
             Request::Pins => Reply::Pins(agent.cache().pin_holders(uid)),
             Request::Resize { capacity } => self.resize(capacity)?,
@@ -133,6 +149,7 @@ impl Session {
         let (agent, connection, uid) = (Arc::clone(self.agent()), Arc::clone(&self.connection), self.peer.uid);
         self.waits.spawn(async move {
             let waiting = async {
+                let mut stored = Stored::of(&agent, uid, namespace)?;
                 loop {
                     let (waker, woken) = oneshot::channel();
                     let mut waker = Some(waker);
@@ -140,6 +157,13 @@ impl Session {
                     let waits = agent.with_memory(|cache| cache.wait(uid, namespace, &key, now_ns, &mut waker)).await?;
                     if !waits {
                         return Ok(Reply::Resident);
+                    }
+                    // Nobody says when another node puts a block into the store: it is looked for at the beginning.
+                    if let Some(stored) = stored.take()
+                        // In a task of its own: this one ends with its session, and a load must not.
+                        && let Ok(Ok(reply)) = tokio::spawn(visiting(&agent, uid, stored.load(key.clone()))).await
+                    {
+                        return Ok(reply);
                     }
                     // Woken by a put, a clear, or the agent's end: look again.
                     let _ = woken.await;
@@ -155,24 +179,8 @@ impl Session {
         Ok(())
     }
 
-    fn list(
-        &mut self,
-        namespace: u64,
-        prefix: &str,
-        children: bool,
-        cursor: u64,
-        now_ns: u64,
-    ) -> Result<Reply, Refusal> {
-        let (names, cursor) = if cursor == 0 {
-            let group = if children && !prefix.is_empty() { format!("{prefix}/") } else { prefix.to_owned() };
-            let agent = Arc::clone(self.agent());
-            let keys = agent.cache().keys(self.peer.uid, namespace, &group, now_ns)?;
-            let names = if children { direct_children(&group, &keys) } else { sorted(keys) };
-            self.lists.begin(&agent, self.peer.uid, names, PAGE_BYTES)?
-        } else {
-            self.lists.next(cursor, PAGE_BYTES)?
-        };
-        Ok(Reply::Names { names, cursor })
+    fn named(&self, name: String) -> Named {
+        Named { agent: Arc::clone(self.agent()), uid: self.peer.uid, name }
     }
 
     fn stat(&self) -> AgentStat {
@@ -188,6 +196,7 @@ impl Session {
             index_bytes,
             sessions: agent.session_count() as u64,
             orphans,
+            store_under_way: agent.store.as_ref().map_or(0, |store| store.under_way() as u64),
             descriptors: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
             heap_bytes: anonymous_bytes().unwrap_or(0),
             tenant: cache.tenant_stat(self.peer.uid),
@@ -214,6 +223,72 @@ impl Session {
         agent.keeper.notify_one();
         tracing::info!(capacity, uid = self.peer.uid, "resized");
         Ok(Reply::Done)
+    }
+}
+
+/// Makes a block resident, from the store if need be.
+async fn get(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Result<Reply, Refusal> {
+    let now_ns = clock::coarse_ns();
+    match agent.with_memory(|cache| cache.get(uid, namespace, &key, now_ns)).await {
+        Err(Refusal::NotFound) => match Stored::of(&agent, uid, namespace)? {
+            Some(stored) => stored.load(key).await,
+            None => Err(Refusal::NotFound),
+        },
+        other => other.map(|()| Reply::Resident),
+    }
+}
+
+async fn delete(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Result<Reply, Refusal> {
+    if let Some(stored) = Stored::of(&agent, uid, namespace)? {
+        return stored.delete(key).await;
+    }
+    let now_ns = clock::coarse_ns();
+    agent.with_memory(|cache| cache.delete(uid, namespace, &key, now_ns)).await?;
+    Ok(Reply::Done)
+}
+
+/// A page of the names of a user's namespaces.
+async fn namespace_names(agent: Arc<Agent>, uid: u32, after: String) -> Result<Reply, Refusal> {
+    const MOST: usize = PAGE_BYTES / 256;
+    let mut names = agent.cache().namespace_names(uid, &after, MOST);
+    if let Some(store) = &agent.store {
+        let stored = store.namespaces(uid).await.map_err(|error| Refusal::Store(error.to_string()))?;
+        names.extend(stored.into_iter().filter(|name| **name > *after));
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(MOST);
+    }
+    let cursor = u64::from(!names.is_empty());
+    Ok(Reply::Names { names, cursor })
+}
+
+/// A list that a client asks for.
+struct List {
+    agent: Arc<Agent>,
+    uid: u32,
+    namespace: u64,
+    prefix: String,
+    children: bool,
+}
+
+impl List {
+    /// The first page, or the one at `cursor`.
+    async fn page(self, lists: Arc<Mutex<Lists>>, cursor: u64) -> Result<Reply, Refusal> {
+        let lists = || lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if cursor != 0 {
+            let (names, cursor) = lists().next(cursor, PAGE_BYTES)?;
+            return Ok(Reply::Names { names, cursor });
+        }
+        let List { agent, uid, namespace, prefix, children } = self;
+        let group = if children && !prefix.is_empty() { format!("{prefix}/") } else { prefix };
+        let now_ns = clock::coarse_ns();
+        let keys = match Stored::of(&agent, uid, namespace)? {
+            Some(stored) => stored.keys(&group, now_ns).await?,
+            None => agent.cache().keys(uid, namespace, &group, now_ns)?,
+        };
+        let names = if children { direct_children(&group, &keys) } else { sorted(keys) };
+        let (names, cursor) = lists().begin(&agent, uid, names, PAGE_BYTES)?;
+        Ok(Reply::Names { names, cursor })
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use larder::{Client, Error, NamespaceOptions, OnAbsent, PutOutcome};
+use larder::{Client, Durability, Error, NamespaceOptions, OnAbsent, PutOutcome};
 use larder_protocol::layout::LAYOUT_MAGIC;
 use larder_protocol::message::{Answer, Refusal, Reply, Request, VERSION, decode_request, encode_reply};
 use larder_protocol::socket::{self, MESSAGE_LEN_MAX};
@@ -222,7 +222,8 @@ fn options_that_contradict_are_refused() {
         let sentence = error.to_string();
         assert!(matches!(error, Error::Invalid(_)) && sentence.contains("other options"), "{sentence}");
     }
-    assert_eq!(client.namespace_info("t").unwrap().options, NamespaceOptions::default());
+    let told = NamespaceOptions { durability: Some(Durability::Scratch), ..NamespaceOptions::default() };
+    assert_eq!(client.namespace_info("t").unwrap().options, told);
 }
 
 #[test]

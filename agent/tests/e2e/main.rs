@@ -24,6 +24,7 @@ mod namespaces;
 mod resize;
 mod room;
 mod sizes;
+mod store;
 mod time;
 mod unreadable;
 mod writers;

@@ -18,8 +18,13 @@ fn item(key: &str, offset: u64, len: u64) -> PutItem {
 pub(crate) fn every_kind() -> Vec<Request> {
     let (namespace, key) = (1, || "a/key".to_owned());
     let name = || "a/name".to_owned();
-    let options =
-        NamespaceOptions { eviction: Eviction::Keep, overwrite: true, quota_bytes: Some(1 << 20), ttl_ms: Some(1000) };
+    let options = NamespaceOptions {
+        eviction: Eviction::Keep,
+        overwrite: true,
+        quota_bytes: Some(1 << 20),
+        ttl_ms: Some(1000),
+        durability: None,
+    };
     vec![
         Request::Hello { layout: LAYOUT_MAGIC, version: VERSION },
         Request::Mapped { memory: 1 },

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use larder_protocol::layout::stripe;
 use larder_protocol::message::{PutItem, Reply, Request, Staged};
-use larder_protocol::namespace::{Eviction, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceOptions};
 use larder_protocol::words::{MappedWords, Words};
 use std::sync::atomic::Ordering;
 
@@ -65,6 +65,7 @@ impl Fool {
             overwrite: self.below(2) == 0,
             quota_bytes: (self.below(2) == 0).then(|| self.len()),
             ttl_ms: [None, Some(0), Some(3), Some(1000), Some(u64::MAX)][self.below(5)],
+            durability: [None, None, Some(Durability::Scratch), Some(Durability::Through)][self.below(4)],
         }
     }
 

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use larder_protocol::units::{ByteSize, DurationError, parse_duration};
 
 pub(crate) use self::demo::{DemoArgs, DemoProcessArgs, DemoRole};
-pub(crate) use self::namespaces::{Durability, EvictionArg, Limit, NsCommand, NsOptions};
+pub(crate) use self::namespaces::{DurabilityArg, EvictionArg, Limit, NsCommand, NsOptions};
 
 /// clap lists subcommands in one run; people look for a verb by what it acts on.
 const HELP_TEMPLATE: &str = "\

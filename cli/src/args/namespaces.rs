@@ -58,9 +58,9 @@ pub(crate) enum NsCommand {
 /// Options of a namespace.
 #[derive(Debug, Args)]
 pub(crate) struct NsOptions {
-    /// What a completed put promises; `scratch`: the block lasts as long as the agent and its eviction let it
+    /// What a completed put promises [default: through where the agent has a store, else scratch]
     #[arg(long, value_name = "KIND")]
-    pub(crate) durability: Option<Durability>,
+    pub(crate) durability: Option<DurabilityArg>,
     /// When room is needed: evict the least useful blocks, or keep them all and refuse puts [default: evict]
     #[arg(long, value_name = "HOW")]
     pub(crate) eviction: Option<EvictionArg>,
@@ -94,13 +94,11 @@ fn limit_duration(text: &str) -> Result<Limit<Duration>, DurationError> {
 
 /// What a completed put promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Durability {
+pub(crate) enum DurabilityArg {
     /// The block lasts as long as the agent, and no longer than eviction lets it
     Scratch,
-    /// The block is in the store when the put returns (needs a store)
+    /// The block is in the store when the put returns; the default where the agent has a store
     Through,
-    /// The block reaches the store later (needs a store)
-    Back,
 }
 
 /// What happens when room is needed.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
 use larder_protocol::units::{ByteSize, format_duration};
 use serde_json::{Value, json};
 
 use super::{connect, namespace_name};
-use crate::args::{Durability, EvictionArg, Global, Limit, NsCommand, NsOptions};
+use crate::args::{DurabilityArg, EvictionArg, Global, Limit, NsCommand, NsOptions};
 use crate::exit::Usage;
 use crate::output::{Align, Output, columns, count};
 
@@ -25,7 +25,6 @@ pub(crate) fn run(command: NsCommand, global: &Global, output: Output) -> Result
         NsCommand::Set { namespace, options } => {
             let name = namespace_name(&namespace)?;
             let client = connect(global)?;
-            check_durability(&options)?;
             if options.eviction.is_none()
                 && options.overwrite.is_none()
                 && options.quota.is_none()
@@ -61,20 +60,13 @@ pub(crate) fn run(command: NsCommand, global: &Global, output: Output) -> Result
     }
 }
 
-/// This release has no store to write to, and must not promise one.
-fn check_durability(options: &NsOptions) -> Result<()> {
-    let word = match options.durability {
-        None | Some(Durability::Scratch) => return Ok(()),
-        Some(Durability::Through) => "through",
-        Some(Durability::Back) => "back",
-    };
-    let why = format!("--durability {word} needs a store, and this release has none: only `scratch` is possible");
-    Err(Usage(why).into())
-}
-
 /// `options` with what was given in place of what was there.
 fn apply(given: &NsOptions, mut options: NamespaceOptions) -> Result<NamespaceOptions> {
-    check_durability(given)?;
+    match given.durability {
+        None => {}
+        Some(DurabilityArg::Through) => options.durability = Some(Durability::Through),
+        Some(DurabilityArg::Scratch) => options.durability = Some(Durability::Scratch),
+    }
     match given.eviction {
         None => {}
         Some(EvictionArg::Evict) => options.eviction = Eviction::Evict,
@@ -111,6 +103,13 @@ fn eviction(options: &NamespaceOptions) -> &'static str {
     }
 }
 
+fn durability(options: &NamespaceOptions) -> &'static str {
+    match options.durability {
+        Some(Durability::Through) => "through",
+        Some(Durability::Scratch) | None => "scratch",
+    }
+}
+
 fn info_text(info: &NamespaceInfo) -> String {
     let options = &info.options;
     let none = || "none".to_owned();
@@ -118,7 +117,7 @@ fn info_text(info: &NamespaceInfo) -> String {
         ("name", info.name.clone()),
         ("blocks", count(info.blocks)),
         ("payload", ByteSize(info.bytes).to_string()),
-        ("durability", "scratch".to_owned()),
+        ("durability", durability(options).to_owned()),
         ("eviction", eviction(options).to_owned()),
         ("overwrite", options.overwrite.to_string()),
         ("quota", options.quota_bytes.map_or_else(none, |bytes| ByteSize(bytes).to_string())),
@@ -133,7 +132,7 @@ fn info_json(info: &NamespaceInfo) -> Value {
         "name": info.name,
         "blocks": info.blocks,
         "bytes": info.bytes,
-        "durability": "scratch",
+        "durability": durability(&info.options),
         "eviction": eviction(&info.options),
         "overwrite": info.options.overwrite,
         "quota_bytes": info.options.quota_bytes,

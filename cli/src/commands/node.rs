@@ -70,6 +70,7 @@ fn stat_text(stat: &AgentStat) -> String {
     row("  sessions", count(stat.sessions), "");
     row("  orphans", count(stat.orphans), "ended sessions whose pins another process inherited");
     row("  descriptors", count(stat.descriptors), "");
+    row("  store", count(stat.store_under_way), "calls under way");
     row(&format!("User {}", tenant.uid), String::new(), "");
     row("  quota", bytes(tenant.quota_bytes), "");
     row("  segments", bytes(tenant.segment_bytes), &format!("in {}", count(tenant.segments)));
@@ -93,6 +94,11 @@ fn stat_text(stat: &AgentStat) -> String {
     row("  puts", count(tenant.puts), &bytes(tenant.put_bytes));
     row("  evictions", count(tenant.evictions), "");
     row("  expirations", count(tenant.expirations), "");
+    row("Store", String::new(), "");
+    row("  loads", count(tenant.loads), &bytes(tenant.load_bytes));
+    row("  stored", count(tenant.stored), &bytes(tenant.stored_bytes));
+    row("  damaged", count(tenant.store_damaged), "objects that could not be read, and so misses");
+    row("  failures", count(tenant.store_failures), "calls that failed");
     columns(&[Align::Left, Align::Right, Align::Left], &rows)
 }
 
@@ -109,6 +115,7 @@ fn stat_json(stat: &AgentStat) -> Value {
         "sessions": stat.sessions,
         "orphans": stat.orphans,
         "descriptors": stat.descriptors,
+        "store_under_way": stat.store_under_way,
         "tenant": {
             "uid": tenant.uid,
             "quota_bytes": tenant.quota_bytes,
@@ -134,6 +141,12 @@ fn stat_json(stat: &AgentStat) -> Value {
             "put_bytes": tenant.put_bytes,
             "evictions": tenant.evictions,
             "expirations": tenant.expirations,
+            "loads": tenant.loads,
+            "load_bytes": tenant.load_bytes,
+            "stored": tenant.stored,
+            "stored_bytes": tenant.stored_bytes,
+            "store_damaged": tenant.store_damaged,
+            "store_failures": tenant.store_failures,
         },
     })
 }

@@ -3,6 +3,7 @@
 //! [`Memfd`] is one anonymous file of shared memory in the agent, [`Mapping`] one map of it in either process, and
 //! [`Platform`] what this kernel can do, found out by trying. Nothing else in the project maps memory.
 
+mod file;
 mod mapping;
 mod memfd;
 mod platform;

@@ -5,7 +5,7 @@ use larder_protocol::message::{
     Answer, Envelope, PutItem, PutOutcome, Refusal, Reply, Request, Staged, decode_reply, decode_request, encode_reply,
     encode_request,
 };
-use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
 use larder_protocol::stat::PinHolder;
 use proptest::prelude::*;
 
@@ -23,14 +23,15 @@ fn item() -> impl Strategy<Value = PutItem> {
 }
 
 fn options() -> impl Strategy<Value = NamespaceOptions> {
-    any::<(bool, bool, Option<u64>, Option<u64>)>().prop_map(|(keep, overwrite, quota_bytes, ttl_ms)| {
-        NamespaceOptions {
+    any::<(bool, bool, Option<u64>, Option<u64>, Option<bool>)>().prop_map(
+        |(keep, overwrite, quota_bytes, ttl_ms, through)| NamespaceOptions {
             eviction: if keep { Eviction::Keep } else { Eviction::Evict },
             overwrite,
             quota_bytes,
             ttl_ms,
-        }
-    })
+            durability: through.map(|through| if through { Durability::Through } else { Durability::Scratch }),
+        },
+    )
 }
 
 fn request() -> impl Strategy<Value = Request> {

@@ -4,7 +4,7 @@ use larder_protocol::layout::LAYOUT_MAGIC;
 use larder_protocol::message::{
     AgentInfo, Answer, Envelope, PutItem, PutOutcome, Refusal, Reply, Request, Staged, VERSION, Welcome,
 };
-use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
 use larder_protocol::stat::{AgentStat, PinHolder, TenantStat};
 
 fn item(key: &str, offset: u64) -> PutItem {
@@ -12,7 +12,13 @@ fn item(key: &str, offset: u64) -> PutItem {
 }
 
 fn options() -> NamespaceOptions {
-    NamespaceOptions { eviction: Eviction::Keep, overwrite: true, quota_bytes: Some(0x51), ttl_ms: None }
+    NamespaceOptions {
+        eviction: Eviction::Keep,
+        overwrite: true,
+        quota_bytes: Some(0x51),
+        ttl_ms: None,
+        durability: None,
+    }
 }
 
 pub(crate) fn requests() -> Vec<(&'static str, Envelope)> {
@@ -70,6 +76,7 @@ fn stat() -> AgentStat {
         index_bytes: 6,
         sessions: 7,
         orphans: 8,
+        store_under_way: 39,
         descriptors: 9,
         heap_bytes: 10,
         tenant: TenantStat {
@@ -95,6 +102,12 @@ fn stat() -> AgentStat {
             put_bytes: 30,
             evictions: 31,
             expirations: 32,
+            loads: 33,
+            load_bytes: 34,
+            stored: 35,
+            stored_bytes: 36,
+            store_damaged: 37,
+            store_failures: 38,
         },
     }
 }
@@ -108,6 +121,7 @@ fn replies_alone() -> Vec<(&'static str, Reply)> {
             overwrite: false,
             quota_bytes: None,
             ttl_ms: Some(0x52),
+            durability: Some(Durability::Through),
         },
         blocks: 0x53,
         bytes: 0x54,
@@ -153,6 +167,7 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("refused-deadline", Refusal::Deadline),
         ("refused-version", Refusal::Version { agent: 0x91, agent_layout: 0x92, client: 0x93, client_layout: 0x94 }),
         ("refused-too-many", Refusal::TooMany("no".into())),
+        ("refused-store", Refusal::Store("no".into())),
         ("refused-failed", Refusal::Failed("no".into())),
     ]
 }
