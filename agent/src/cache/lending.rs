@@ -139,6 +139,11 @@ impl Cache {
         self.known(uid).guests += 1;
     }
 
+    /// Such tasks that are under way.
+    pub(crate) fn visits(&mut self, uid: u32) -> usize {
+        self.known(uid).guests
+    }
+
     /// Such a task has ended.
     pub(crate) fn end_visit(&mut self, uid: u32) {
         self.known(uid).guests -= 1;

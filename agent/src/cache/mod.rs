@@ -324,6 +324,14 @@ impl Cache {
         Ok(())
     }
 
+    /// Takes a key out if it is there, and says nothing of it.
+    pub(crate) fn forget(&mut self, uid: u32, namespace: u64, key: &str) {
+        let tenant = self.known(uid);
+        if let Some(at) = tenant.find(namespace, key) {
+            tenant.remove(at);
+        }
+    }
+
     /// All keys of a namespace that begin with `prefix`, unsorted.
     pub(crate) fn keys(&mut self, uid: u32, namespace: u64, prefix: &str, now_ns: u64) -> Result<Vec<String>, Refusal> {
         let tenant = self.known(uid);

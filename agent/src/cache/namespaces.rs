@@ -75,6 +75,7 @@ impl Namespaces {
         fresh_id: impl FnOnce() -> u64,
     ) -> Result<u64, Refusal> {
         if let Some(id) = self.by_name.get(name) {
+            check_options(name, &options, &self.by_id[id].options)?;
             return Ok(*id);
         }
         if self.by_name.len() >= NAMESPACES_MAX {

@@ -54,7 +54,7 @@ pub(crate) struct Times {
 pub(crate) enum Held {
     Nothing,
     Same,
-    Other,
+    Other { len: u64 },
 }
 
 impl Reservation {
@@ -291,7 +291,7 @@ impl Cache {
             // One that is only on its way out may be in the store, or not any more.
             Under::Same(at) if self.known(uid).blocks.get(at).state == State::Published => Held::Same,
             Under::Same(_) => Held::Nothing,
-            Under::Other(_) => Held::Other,
+            Under::Other(at) => Held::Other { len: self.known(uid).blocks.get(at).len },
         }
     }
 

@@ -24,7 +24,7 @@ use larder_protocol::ring::{Broken, Pushed};
 use larder_protocol::socket::{self, MESSAGE_LEN_MAX, Peer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -65,7 +65,6 @@ struct Session {
     puts: HashMap<u64, OpenPut>,
     writers: HashMap<u64, crate::cache::WriterMemory>,
     lists: Arc<Mutex<Lists>>,
-    store_requests: Arc<Semaphore>,
     waits: JoinSet<()>,
 }
 
@@ -87,7 +86,6 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
         puts: HashMap::new(),
         writers: HashMap::new(),
         lists: Arc::default(),
-        store_requests: Arc::new(Semaphore::new(stored::STORE_REQUESTS_MAX)),
         waits: JoinSet::new(),
     };
     debug!(session = id, uid = peer.uid, pid = peer.pid, "session begins");

@@ -68,7 +68,9 @@ impl Session {
             Ok(Some(_)) => {
                 let mut taken = Vec::with_capacity(items.len());
                 for item in items {
+                    let began = Instant::now();
                     taken.push(self.take(namespace, item, now_ns).await);
+                    give_way(began).await;
                 }
                 return self.now_or_later(id, commit_all(taken)).await;
             }

@@ -27,6 +27,11 @@ impl Session {
         if !self.greeted && !matches!(request, Request::Hello { .. }) {
             return self.answer(id, Reply::Refused(Refusal::Invalid("a session begins with Hello".into()))).await;
         }
+        if may_ask_store(&request)
+            && let Err(refusal) = self.may_wait_for_store()
+        {
+            return self.answer(id, Reply::Refused(refusal)).await;
+        }
         match request {
             Request::Hello { layout, version } => return self.hello(id, layout, version).await,
             Request::Received { count } => {
@@ -149,7 +154,7 @@ impl Session {
         let (agent, connection, uid) = (Arc::clone(self.agent()), Arc::clone(&self.connection), self.peer.uid);
         self.waits.spawn(async move {
             let waiting = async {
-                let mut stored = Stored::of(&agent, uid, namespace)?;
+                let stored = Stored::of(&agent, uid, namespace)?;
                 loop {
                     let (waker, woken) = oneshot::channel();
                     let mut waker = Some(waker);
@@ -158,12 +163,14 @@ impl Session {
                     if !waits {
                         return Ok(Reply::Resident);
                     }
-                    // Nobody says when another node puts a block into the store: it is looked for at the beginning.
-                    if let Some(stored) = stored.take()
+                    if let Some(stored) = &stored {
                         // In a task of its own: this one ends with its session, and a load must not.
-                        && let Ok(Ok(reply)) = tokio::spawn(visiting(&agent, uid, stored.load(key.clone()))).await
-                    {
-                        return Ok(reply);
+                        let load = visiting(&agent, uid, stored.clone().load(key.clone()));
+                        match tokio::spawn(load).await {
+                            Ok(Err(Refusal::NotFound)) => {}
+                            Ok(loaded) => return loaded,
+                            Err(error) => return Err(Refusal::Failed(error.to_string())),
+                        }
                     }
                     // Woken by a put, a clear, or the agent's end: look again.
                     let _ = woken.await;
@@ -224,6 +231,27 @@ impl Session {
         tracing::info!(capacity, uid = self.peer.uid, "resized");
         Ok(Reply::Done)
     }
+}
+
+/// Whether a request may have to wait for the store, or for fresh memory.
+fn may_ask_store(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::OpenNamespace { .. }
+            | Request::ShowNamespace { .. }
+            | Request::SetNamespace { .. }
+            | Request::ListNamespaces { .. }
+            | Request::RemoveNamespace { .. }
+            | Request::Clear { .. }
+            | Request::Get { .. }
+            | Request::Delete { .. }
+            | Request::List { .. }
+            | Request::Put { .. }
+            | Request::PutMany { .. }
+            | Request::PutEnd { .. }
+            | Request::Commit { .. }
+            | Request::Wait { .. }
+    )
 }
 
 /// Makes a block resident, from the store if need be.

@@ -9,6 +9,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use larder_protocol::checksum::Checksums;
 use larder_protocol::clock;
@@ -21,8 +22,10 @@ use crate::cache::{Held, Reservation, Times, check_options};
 use crate::server::Agent;
 use crate::store::{Entry, Found, Kept, Lookup, Record, Store, StoreError, is_intact};
 
-/// Requests of a session that may wait for the store at once.
-pub(super) const STORE_REQUESTS_MAX: usize = 1024;
+/// Requests of a user that may wait for the store at once.
+const VISITS_MAX: usize = 4096;
+/// How long a client may leave an answer unread after its session has ended.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a block that changes while it is read is looked up again.
 const LOAD_ATTEMPTS: usize = 3;
 
@@ -73,6 +76,14 @@ impl Session {
         }
     }
 
+    /// Refuses what may have to wait for the store, while too much of this user does so already.
+    pub(super) fn may_wait_for_store(&self) -> Result<(), Refusal> {
+        if self.agent().store.is_none() || self.agent().cache().visits(self.peer.uid) < VISITS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::TooMany(format!("{VISITS_MAX} requests of this user wait for the store already")))
+    }
+
     /// Answers when `work` is done, or when the store has taken too long, while the session goes on. The work goes on in
     /// any case.
     async fn later(
@@ -81,13 +92,6 @@ impl Session {
         work: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
     ) -> io::Result<()> {
         let work = visiting(self.agent(), self.peer.uid, work);
-        let Ok(permit) = Arc::clone(&self.store_requests).try_acquire_owned() else {
-            // What was begun is finished all the same, as if its answer had been lost.
-            tokio::spawn(work);
-            let refusal =
-                Refusal::TooMany(format!("{STORE_REQUESTS_MAX} requests of this session wait for the store already"));
-            return self.answer(id, Reply::Refused(refusal)).await;
-        };
         let (agent, connection) = (Arc::clone(self.agent()), Arc::clone(&self.connection));
         tokio::spawn(async move {
             let mut work = tokio::spawn(work);
@@ -102,11 +106,9 @@ impl Session {
                 Ok(Err(error)) => Err(Refusal::Failed(error.to_string())),
                 Err(refusal) => Err(refusal),
             };
-            let _ = send(&connection, id, outcome.unwrap_or_else(Reply::Refused), &[]).await;
-            if !work.is_finished() {
-                let _ = work.await;
-            }
-            drop(permit);
+            let reply = outcome.unwrap_or_else(Reply::Refused);
+            // A client that does not read must not keep the socket open beyond its session.
+            let _ = tokio::time::timeout(ANSWER_TIMEOUT, send(&connection, id, reply, &[])).await;
         });
         Ok(())
     }
@@ -146,6 +148,7 @@ impl Stored {
     /// Makes a block that is not in memory resident, if the store has it.
     pub(super) async fn load(self, key: String) -> Result<Reply, Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
+        let _lane = self.store.lane(self.uid).await;
         let mut damaged = 0;
         for _ in 0..LOAD_ATTEMPTS {
             let now_ns = clock::coarse_ns();
@@ -155,13 +158,15 @@ impl Stored {
                 return again.map(|()| Reply::Resident);
             }
             let found = match self.store.find(&self.incarnation, &key).await {
-                Ok(Lookup::Found(found)) if !found.entry.is_expired() => found,
+                // It stays until the key is put again: another agent's clock may say otherwise.
+                Ok(Lookup::Found(found)) if found.entry.is_expired() => return Err(Refusal::NotFound),
+                Ok(Lookup::Found(found)) => found,
                 Ok(Lookup::Unreadable(why)) => {
                     warn!(why, uid = self.uid, "an object in the store is not read");
                     self.agent.cache().figures(self.uid).store_damaged += 1;
                     return Err(Refusal::NotFound);
                 }
-                Ok(_) => return Err(Refusal::NotFound),
+                Ok(Lookup::Absent) => return Err(Refusal::NotFound),
                 Err(error) => return Err(self.failed(error)),
             };
             match self.fill(*found, &key).await? {
@@ -184,7 +189,7 @@ impl Stored {
     async fn fill(&self, found: Found, key: &str) -> Result<Filled, Refusal> {
         let (uid, namespace, len) = (self.uid, self.namespace, found.entry.len_bytes);
         let now_ns = clock::coarse_ns();
-        let mut reservation =
+        let reservation =
             Box::new(self.agent.with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await?);
         if let Err(error) = self.store.load(&found, reservation.memory()).await {
             self.agent.cache().abandon(&reservation);
@@ -210,12 +215,8 @@ impl Stored {
             self.agent.cache().abandon(&reservation);
             return Ok(Filled::Damaged);
         }
-        let expiry_ns =
-            found.entry.left_ms().map_or(0, |left_ms| now_ns.saturating_add(left_ms.saturating_mul(1_000_000)));
-        reservation.came_back(Times { created_ms: found.entry.created_ms, expiry_ns });
-        match self.commit(reservation, &found.entry.checksums).await {
-            // Or others put it meanwhile without asking for the turn: then it is there as well.
-            Ok(_) | Err(Refusal::Exists { .. }) => {
+        match self.publish(reservation, &found.entry).await {
+            Ok(_) => {
                 let mut cache = self.agent.cache();
                 let figures = cache.figures(uid);
                 figures.loads += 1;
@@ -233,48 +234,62 @@ impl Stored {
         checksums: &Checksums,
     ) -> Result<PutOutcome, Refusal> {
         let _turn = self.store.turn(&self.incarnation, reservation.key()).await;
-        let (options, held) = {
+        let _lane = self.store.lane(self.uid).await;
+        let offered = reservation.len();
+        let options = 'judged: {
+            // Under one lock, or what is judged here would be gone when it is acted upon.
             let mut cache = self.agent.cache();
             let held = cache.held(&reservation, checksums, clock::coarse_ns());
-            match cache.options(self.uid, self.namespace) {
-                Ok(options) => (options, held),
-                Err(refusal) => {
-                    cache.abandon(&reservation);
-                    return Err(refusal);
-                }
-            }
+            let settled = match (cache.options(self.uid, self.namespace), held) {
+                (Err(refusal), _) => Err(refusal),
+                (Ok(_), Held::Same) => Ok(PutOutcome::AlreadyHeld),
+                (Ok(options), Held::Other { len }) if !options.overwrite => Err(Refusal::Exists { held: len, offered }),
+                (Ok(options), _) => break 'judged options,
+            };
+            cache.abandon(&reservation);
+            return settled;
         };
-        let replace = options.overwrite;
-        if held == Held::Same || (held == Held::Other && !replace) {
-            return self.commit(reservation, checksums).await;
-        }
-        let entry = Entry::now(reservation.key(), reservation.len(), options.ttl_ms, checksums.clone());
-        let there = match self.store.put(&self.incarnation, &entry, reservation.memory(), replace).await {
-            Ok(Kept::Stored) => None,
-            Ok(Kept::Held(there)) => Some(there),
-            Err(error) => {
-                self.agent.cache().abandon(&reservation);
-                return Err(self.failed(error));
-            }
-        };
-        let offered = reservation.len();
-        match there {
-            None => {
-                let outcome = self.commit(reservation, checksums).await?;
+        let entry = Entry::now(reservation.key(), offered, options.ttl_ms, checksums.clone());
+        let kept = self.store.put(&self.incarnation, &entry, reservation.memory(), options.overwrite).await;
+        match kept {
+            Ok(Kept::Stored) => {
+                let outcome = self.publish(reservation, &entry).await?;
                 let mut cache = self.agent.cache();
                 let figures = cache.figures(self.uid);
                 figures.stored += 1;
                 figures.stored_bytes += offered;
                 Ok(outcome)
             }
-            Some(there) if there.len_bytes == offered && there.checksums == *checksums => {
-                self.commit(reservation, checksums).await.map(|_| PutOutcome::AlreadyHeld)
+            Ok(Kept::Held(there)) if there.len_bytes == offered && there.checksums == *checksums => {
+                self.publish(reservation, &there).await.map(|_| PutOutcome::AlreadyHeld)
             }
-            Some(there) => {
+            Ok(Kept::Held(there)) => {
                 self.agent.cache().abandon(&reservation);
                 Err(Refusal::Exists { held: there.len_bytes, offered })
             }
+            Err(error) => {
+                self.agent.cache().abandon(&reservation);
+                self.forget(&entry.key);
+                Err(self.failed(error))
+            }
         }
+    }
+
+    /// Publishes what the store has, with the times that it has there.
+    async fn publish(&self, mut reservation: Box<Reservation>, entry: &Entry) -> Result<PutOutcome, Refusal> {
+        let left_ns = entry.left_ms().map(|left_ms| left_ms.saturating_mul(1_000_000));
+        let expiry_ns = left_ns.map_or(0, |left_ns| clock::coarse_ns().saturating_add(left_ns));
+        reservation.came_back(Times { created_ms: entry.created_ms, expiry_ns });
+        let published = self.commit(reservation, &entry.checksums).await;
+        if published.is_err() {
+            self.forget(&entry.key);
+        }
+        published
+    }
+
+    /// Takes a key out of memory of which nobody can say whether the store has the same: the next look asks the store.
+    fn forget(&self, key: &str) {
+        self.agent.cache().forget(self.uid, self.namespace, key);
     }
 
     async fn commit(&self, reservation: Box<Reservation>, checksums: &Checksums) -> Result<PutOutcome, Refusal> {
@@ -286,7 +301,11 @@ impl Stored {
     /// Takes a key out of the store and out of memory.
     pub(super) async fn delete(self, key: String) -> Result<Reply, Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
-        let was_stored = self.store.remove(&self.incarnation, &key).await.map_err(|error| self.failed(error))?;
+        let _lane = self.store.lane(self.uid).await;
+        let was_stored = self.store.remove(&self.incarnation, &key).await.map_err(|error| {
+            self.forget(&key);
+            self.failed(error)
+        })?;
         let now_ns = clock::coarse_ns();
         let deleted = self.agent.with_memory(|cache| cache.delete(self.uid, self.namespace, &key, now_ns)).await;
         match deleted {
@@ -297,7 +316,9 @@ impl Stored {
 
     /// Keys that begin with `prefix`, in memory or in the store.
     pub(super) async fn keys(&self, prefix: &str, now_ns: u64) -> Result<Vec<String>, Refusal> {
+        let lane = self.store.lane(self.uid).await;
         let mut keys = self.store.keys(&self.incarnation, prefix).await.map_err(|error| self.failed(error))?;
+        drop(lane);
         keys.extend(self.agent.cache().keys(self.uid, self.namespace, prefix, now_ns)?);
         keys.sort_unstable();
         keys.dedup();
@@ -327,15 +348,26 @@ impl Named {
         Refusal::Store(error.to_string())
     }
 
+    /// As [`Named::failed`], after a record may or may not have been written: what memory has of the namespace goes, and
+    /// whoever uses it next asks the store.
+    fn failed_and_forgotten(&self, error: StoreError) -> Refusal {
+        let _ = self.agent.cache().remove_namespace(self.uid, &self.name);
+        self.failed(error)
+    }
+
     fn info(&self) -> Result<NamespaceInfo, Refusal> {
         self.agent.cache().namespace_info(self.uid, &self.name)
     }
 
     /// Opens a namespace, making it at its first use.
     pub(super) async fn open(self, options: Option<NamespaceOptions>) -> Result<NamespaceInfo, Refusal> {
-        if let Ok(info) = self.find().await {
-            options.map_or(Ok(()), |options| check_options(&self.name, &options, &info.options))?;
-            return Ok(info);
+        match self.find().await {
+            Ok(info) => {
+                options.map_or(Ok(()), |options| check_options(&self.name, &options, &info.options))?;
+                return Ok(info);
+            }
+            Err(Refusal::NoNamespace(_)) => {}
+            Err(refusal) => return Err(refusal),
         }
         let mut options = options.unwrap_or_default();
         let Some(store) = self.agent.store.clone() else {
@@ -347,6 +379,12 @@ impl Named {
             return self.agent.cache().open_namespace(self.uid, &self.name, options, None);
         };
         let _turn = store.namespace_turn(self.uid, &self.name).await;
+        let _lane = store.lane(self.uid).await;
+        // Another session may have been quicker.
+        if let Ok(info) = self.info() {
+            check_options(&self.name, &options, &info.options)?;
+            return Ok(info);
+        }
         options.durability.get_or_insert(Durability::Through);
         if options.durability == Some(Durability::Scratch) {
             return self.agent.cache().open_namespace(self.uid, &self.name, options, None);
@@ -365,6 +403,7 @@ impl Named {
         };
         let Some(store) = self.agent.store.clone() else { return Err(absent) };
         let _turn = store.namespace_turn(self.uid, &self.name).await;
+        let _lane = store.lane(self.uid).await;
         if let Ok(info) = self.info() {
             return Ok(info);
         }
@@ -386,14 +425,16 @@ impl Named {
     fn sweep(&self) {
         let Some(store) = self.agent.store.clone() else { return };
         let Named { uid, name, .. } = self.clone();
-        tokio::spawn(async move {
+        let sweeping = async move {
+            let _lane = store.lane(uid).await;
             match store.sweep(uid, &name).await {
                 Ok(gone) => debug!(uid, namespace = name, gone, "swept"),
                 Err(error) => {
                     warn!(%error, uid, namespace = name, "what was cleared could not be swept; it is tried again when the namespace is next opened")
                 }
             }
-        });
+        };
+        tokio::spawn(visiting(&self.agent, uid, sweeping));
     }
 
     /// Changes the options of a namespace, but for its durability.
@@ -406,10 +447,14 @@ impl Named {
         options.durability = present.durability;
         if let Some(store) = self.agent.store.clone().filter(|_| options.durability == Some(Durability::Through)) {
             let _turn = store.namespace_turn(self.uid, &self.name).await;
+            let _lane = store.lane(self.uid).await;
             let record = store.namespace(self.uid, &self.name).await.map_err(|error| self.failed(error))?;
             let Some(record) = record else { return Err(Refusal::NoNamespace(self.name)) };
             let record = Record { options: options.clone(), ..record };
-            store.set_namespace(self.uid, &self.name, &record).await.map_err(|error| self.failed(error))?;
+            store
+                .set_namespace(self.uid, &self.name, &record)
+                .await
+                .map_err(|error| self.failed_and_forgotten(error))?;
             return self.agent.cache().set_namespace(self.uid, &self.name, options);
         }
         self.agent.cache().set_namespace(self.uid, &self.name, options)
@@ -422,7 +467,13 @@ impl Named {
             return Ok(Reply::Count(self.agent.cache().clear(self.uid, &self.name, None)?));
         };
         let _turn = store.namespace_turn(self.uid, &self.name).await;
-        let record = store.clear_namespace(self.uid, &self.name, &options).await.map_err(|error| self.failed(error))?;
+        let _lane = store.lane(self.uid).await;
+        // Not as it was before the turn: others may have changed it.
+        let options = self.info()?.options;
+        let record = store
+            .clear_namespace(self.uid, &self.name, &options)
+            .await
+            .map_err(|error| self.failed_and_forgotten(error))?;
         let incarnation = Store::incarnation(self.uid, &self.name, &record);
         let gone = self.agent.cache().clear(self.uid, &self.name, Some(incarnation))?;
         self.sweep();
@@ -434,7 +485,8 @@ impl Named {
         let options = self.find().await?.options;
         if let Some(store) = self.agent.store.clone().filter(|_| options.durability == Some(Durability::Through)) {
             let _turn = store.namespace_turn(self.uid, &self.name).await;
-            store.remove_namespace(self.uid, &self.name).await.map_err(|error| self.failed(error))?;
+            let _lane = store.lane(self.uid).await;
+            store.remove_namespace(self.uid, &self.name).await.map_err(|error| self.failed_and_forgotten(error))?;
             let gone = self.agent.cache().remove_namespace(self.uid, &self.name)?;
             self.sweep();
             return Ok(Reply::Count(gone));

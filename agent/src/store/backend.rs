@@ -62,7 +62,7 @@ pub(crate) enum Mode {
 pub(crate) enum Published {
     /// The object is there and will be after a crash of anything.
     Done,
-    /// Another object has the name.
+    /// Another object has the name, and will after a crash of anything.
     Exists,
 }
 

@@ -7,6 +7,7 @@
 mod backend;
 mod directory;
 pub(crate) mod entry;
+mod lanes;
 mod locks;
 mod names;
 mod probe;
@@ -25,6 +26,7 @@ pub(crate) use backend::{Memory, StoreError};
 use directory::Directory;
 pub(crate) use entry::Entry;
 use entry::{Read, START_BYTES};
+use lanes::{Lane, Lanes};
 use locks::Locks;
 use names::Named;
 pub(crate) use record::Record;
@@ -43,6 +45,7 @@ const LIST_STEP: usize = 1000;
 pub struct Store {
     backend: Box<dyn Backend>,
     locks: Locks,
+    lanes: Lanes,
     timeout: Duration,
     url: StoreUrl,
 }
@@ -83,7 +86,13 @@ impl Store {
         let opening = tokio::task::spawn_blocking(move || Directory::open(&path));
         let trying = async {
             let backend = opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-            let store = Store { backend: Box::new(backend), locks: Locks::default(), timeout, url: url.clone() };
+            let store = Store {
+                backend: Box::new(backend),
+                locks: Locks::default(),
+                lanes: Lanes::default(),
+                timeout,
+                url: url.clone(),
+            };
             probe::probe(store.backend.as_ref()).await.map_err(|why| why.to_string())?;
             Ok(store)
         };
@@ -111,6 +120,11 @@ impl Store {
     /// The turn of a key: whoever changes what memory or store hold under it has it meanwhile.
     pub(crate) async fn turn(&self, incarnation: &str, key: &str) -> OwnedMutexGuard<()> {
         self.locks.lock(&names::block(incarnation, key)).await
+    }
+
+    /// A place among the calls that a user may have under way. To be taken after turns, never before.
+    pub(crate) async fn lane(&self, uid: u32) -> Lane {
+        self.lanes.enter(uid).await
     }
 
     /// The turn of a namespace's record.
@@ -232,14 +246,17 @@ impl Store {
     ) -> Result<Kept, StoreError> {
         let name = names::block(incarnation, &entry.key);
         let object = Object { head: entry.head(), payload: (payload.len_bytes > 0).then_some(payload) };
-        let mode = if replace { Mode::Replace } else { Mode::Create };
-        if self.backend.publish(&name, object.clone(), mode).await? == Published::Done {
-            return Ok(Kept::Stored);
-        }
-        match self.find(incarnation, &entry.key).await? {
-            Lookup::Found(found) if !found.entry.is_expired() => Ok(Kept::Held(Box::new(found.entry))),
-            // Gone meanwhile, expired, or not to be read: nothing that anybody could still want.
-            _ => self.backend.publish(&name, object, Mode::Replace).await.map(|_| Kept::Stored),
+        let mut mode = if replace { Mode::Replace } else { Mode::Create };
+        loop {
+            if self.backend.publish(&name, object.clone(), mode).await? == Published::Done {
+                return Ok(Kept::Stored);
+            }
+            match self.find(incarnation, &entry.key).await? {
+                Lookup::Found(found) if !found.entry.is_expired() => return Ok(Kept::Held(Box::new(found.entry))),
+                Lookup::Absent => {}
+                // Expired, or not to be read: nothing that anybody could still want.
+                Lookup::Found(_) | Lookup::Unreadable(_) => mode = Mode::Replace,
+            }
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) fn publish(
 ) -> Result<Published, StoreError> {
     // Spares the writing of an object that would be thrown away. The link decides.
     if mode == Mode::Create && there_is(root, name)? {
-        return Ok(Published::Exists);
+        return exists(root, name);
     }
     let mut temporary = Temporary::create(root)?;
     write(&temporary, object, extra)?;
@@ -44,7 +44,7 @@ pub(super) fn publish(
             Ok(()) => {}
             // On NFS a call whose answer was lost is made again and finds what it did itself.
             Err(Errno::EEXIST | Errno::ENOENT) if is_same(&temporary, &parent, last) => {}
-            Err(Errno::EEXIST) if mode == Mode::Create => return Ok(Published::Exists),
+            Err(Errno::EEXIST) if mode == Mode::Create => return exists(root, name),
             Err(Errno::ENOENT) => {
                 if temporary.is_there() {
                     continue;
@@ -72,6 +72,17 @@ pub(super) fn publish(
     }
     let path = root.path_of(name);
     Err(StoreError::Unavailable(format!("the directories above {} are removed as fast as made", path.display())))
+}
+
+/// Whoever made the object may have died before its name was flushed, and who finds it here may tell others that it lasts.
+fn exists(root: &Root, name: &str) -> Result<Published, StoreError> {
+    match root.make_parent_of(name) {
+        Ok((parent, _)) => root.sync(&parent, name)?,
+        // It is being removed, with the directories above it.
+        Err(StoreError::Changed(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(Published::Exists)
 }
 
 fn write(temporary: &Temporary<'_>, object: &Object, extra: usize) -> Result<(), StoreError> {
