@@ -38,6 +38,8 @@ pub(crate) struct Reservation {
     pub(super) sealed_ms: Option<u64>,
     /// When the block was put and when it expires, if that was before now.
     pub(super) times: Option<Times>,
+    /// Where the blocks of the namespace lie in the store, if it is durable.
+    pub(super) stored: Option<Arc<str>>,
 }
 
 /// When a block that comes from elsewhere was put, and when it expires.
@@ -64,6 +66,11 @@ impl Reservation {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Whose block it is to be, in which namespace, and where that lies in the store, if it is durable.
+    pub(crate) fn target(&self) -> (u32, u64, Option<&Arc<str>>) {
+        (self.uid, self.namespace, self.stored.as_ref())
     }
 
     pub(crate) fn key(&self) -> &str {
@@ -138,7 +145,19 @@ impl Cache {
         let shape = BlockShape::new(key.len(), len);
         let (segment, extent) = self.find_room(uid, &shape)?;
         let mapping = self.mapping(uid, segment).unwrap_or_else(|| unreachable!("segment {segment} was just used"));
-        Ok(Reservation { uid, namespace, key: key.into(), len, segment, extent, mapping, sealed_ms: None, times: None })
+        let stored = self.known(uid).namespaces.get(namespace).and_then(|namespace| namespace.stored.clone());
+        Ok(Reservation {
+            uid,
+            namespace,
+            key: key.into(),
+            len,
+            segment,
+            extent,
+            mapping,
+            sealed_ms: None,
+            times: None,
+            stored,
+        })
     }
 
     /// Refuses a put that cannot end well, before any room is made for it.

@@ -189,6 +189,14 @@ impl Cache {
             self.end_writer(writer);
             return Err(Refusal::TooMany("this user has as many segments as there can be".into()));
         }
+        let namespace = self.known(writer.uid).namespaces.current(writer.namespace);
+        let stored = match namespace.map(|namespace| namespace.stored.clone()) {
+            Ok(stored) => stored,
+            Err(refusal) => {
+                self.end_writer(writer);
+                return Err(refusal);
+            }
+        };
         let WriterMemory { uid, namespace, key, len, bytes, memfd, .. } = writer;
         // From the session's account to the tenant's segments.
         self.known(uid).session_bytes -= bytes;
@@ -207,6 +215,7 @@ impl Cache {
             mapping,
             sealed_ms: Some(created_ms),
             times: None,
+            stored,
         };
         Ok(Box::new(reservation))
     }

@@ -1,11 +1,13 @@
 //! One client's connection: reads requests in order, answers each.
 //!
 //! `mod.rs` is the loop and the socket, `ring.rs` the way through shared memory, `requests.rs` what each request does, `put.rs` the puts that arrive in pieces,
-//! `stored.rs` what durable namespaces do with the store, `lend.rs` memory and descriptors that a client is lent.
+//! `stored.rs` the blocks of durable namespaces, `namespaces.rs` namespaces by name, `later.rs` work that waits for the store, `lend.rs` memory and descriptors that a client is lent.
 
 mod exit;
+mod later;
 mod lend;
 mod lists;
+mod namespaces;
 mod put;
 mod requests;
 mod ring;

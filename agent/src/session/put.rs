@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use larder_protocol::checksum::{Checksums, Chunked};
 use larder_protocol::clock;
-use larder_protocol::memory::Mapping;
 use larder_protocol::message::{PutItem, PutOutcome, Refusal, Reply, Staged};
 use tokio::task::JoinSet;
 
@@ -24,7 +23,6 @@ const LOCKED_BYTES_MAX: u64 = 256 * 1024;
 /// A put whose chunks are arriving.
 #[derive(Debug)]
 pub(super) struct OpenPut {
-    namespace: u64,
     reservation: Box<Reservation>,
     filled: u64,
     checksums: Chunked,
@@ -56,7 +54,7 @@ impl Session {
         if let Some(staging) = staging {
             reservation.fill(0, staging, item.staged.offset, len, &mut checksums);
         }
-        Taken::new(self.agent(), uid, namespace, Box::new(reservation), checksums)
+        Ok(Taken::new(self.agent(), Box::new(reservation), checksums.finish()))
     }
 
     /// Many puts whose payloads lie in staging. For the memory alone, as many as need no fresh memory under one lock and
@@ -158,10 +156,7 @@ impl Session {
         }
         let uid = self.peer.uid;
         let reservation = self.agent().with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await?;
-        self.puts.insert(
-            id,
-            OpenPut { namespace, reservation: Box::new(reservation), filled: 0, checksums: Chunked::default() },
-        );
+        self.puts.insert(id, OpenPut { reservation: Box::new(reservation), filled: 0, checksums: Chunked::default() });
         Ok(())
     }
 
@@ -202,7 +197,7 @@ impl Session {
             open.abandon(&mut agent.cache());
             return Err(Refusal::Invalid(format!("put {put} ended after {filled} of {len} bytes")));
         }
-        Taken::new(&agent, self.peer.uid, open.namespace, open.reservation, open.checksums)
+        Ok(Taken::new(&agent, open.reservation, open.checksums.finish()))
     }
 
     /// Gives up a put or a writer.
@@ -238,7 +233,9 @@ async fn commit_sealed(agent: Arc<Agent>, uid: u32, mut memory: WriterMemory) ->
     let now_ns = clock::coarse_ns();
     let outcome = match sealed {
         Ok(Sealed::Whole { mapping, checksums, created_ms }) => {
-            return commit_whole(agent, uid, memory, mapping, checksums, created_ms).await;
+            // As it is, as a segment of one block.
+            let reservation = agent.cache().adopt_writer(memory, mapping, created_ms)?;
+            return Taken::new(&agent, reservation, checksums).commit().await;
         }
         Ok(Sealed::StillWritable { mapping }) => {
             // A fork of the client, say, has it mapped: then what is there now is copied.
@@ -248,10 +245,7 @@ async fn commit_sealed(agent: Arc<Agent>, uid: u32, mut memory: WriterMemory) ->
                 Ok(reservation) => {
                     let mut checksums = Chunked::default();
                     reservation.fill(0, &mapping, memory.shape().payload_offset, len, &mut checksums);
-                    match Taken::new(&agent, uid, namespace, Box::new(reservation), checksums) {
-                        Ok(taken) => taken.commit().await,
-                        Err(refusal) => Err(refusal),
-                    }
+                    Taken::new(&agent, Box::new(reservation), checksums.finish()).commit().await
                 }
                 Err(refusal) => Err(refusal),
             }
@@ -263,34 +257,6 @@ async fn commit_sealed(agent: Arc<Agent>, uid: u32, mut memory: WriterMemory) ->
     outcome
 }
 
-/// Publishes a writer's memory as it is, as a segment of one block.
-async fn commit_whole(
-    agent: Arc<Agent>,
-    uid: u32,
-    memory: WriterMemory,
-    mapping: Arc<Mapping>,
-    checksums: Checksums,
-    created_ms: u64,
-) -> Result<PutOutcome, Refusal> {
-    let now_ns = clock::coarse_ns();
-    let (namespace, _, _) = memory.target();
-    let stored = match Stored::of(&agent, uid, namespace) {
-        Ok(stored) => stored,
-        Err(refusal) => {
-            agent.cache().end_writer(memory);
-            return Err(refusal);
-        }
-    };
-    let reserved = agent.cache().adopt_writer(memory, mapping, created_ms)?;
-    match stored {
-        Some(stored) => stored.put(reserved, &checksums).await,
-        None => {
-            let committed = agent.cache().commit(reserved, &checksums, now_ns);
-            retry_commit(&agent, committed, &checksums, now_ns).await
-        }
-    }
-}
-
 /// A put whose payload is in place.
 struct Taken {
     agent: Arc<Agent>,
@@ -300,21 +266,9 @@ struct Taken {
 }
 
 impl Taken {
-    /// Refused, and its room given back, when its namespace was cleared meanwhile.
-    fn new(
-        agent: &Arc<Agent>,
-        uid: u32,
-        namespace: u64,
-        reservation: Box<Reservation>,
-        checksums: Chunked,
-    ) -> Result<Taken, Refusal> {
-        match Stored::of(agent, uid, namespace) {
-            Ok(stored) => Ok(Taken { agent: Arc::clone(agent), stored, reservation, checksums: checksums.finish() }),
-            Err(refusal) => {
-                agent.cache().abandon(&reservation);
-                Err(refusal)
-            }
-        }
+    fn new(agent: &Arc<Agent>, reservation: Box<Reservation>, checksums: Checksums) -> Taken {
+        let stored = Stored::of_put(agent, &reservation);
+        Taken { agent: Arc::clone(agent), stored, reservation, checksums }
     }
 
     /// Makes it last, if its namespace is durable, and publishes it.

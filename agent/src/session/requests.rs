@@ -10,8 +10,10 @@ use larder_protocol::socket::MESSAGE_LEN_MAX;
 use larder_protocol::stat::AgentStat;
 use tokio::sync::oneshot;
 
+use super::later::{store_failed, visiting};
 use super::lists::Lists;
-use super::stored::{Named, Stored, visiting};
+use super::namespaces::Named;
+use super::stored::Stored;
 use super::{Session, WAITS_MAX, send, time_left};
 use crate::server::Agent;
 
@@ -280,7 +282,9 @@ async fn namespace_names(agent: Arc<Agent>, uid: u32, after: String) -> Result<R
     const MOST: usize = PAGE_BYTES / 256;
     let mut names = agent.cache().namespace_names(uid, &after, MOST);
     if let Some(store) = &agent.store {
-        let stored = store.namespaces(uid).await.map_err(|error| Refusal::Store(error.to_string()))?;
+        let lane = store.lane(uid).await;
+        let stored = store.namespaces(uid).await.map_err(|error| store_failed(&agent, uid, &error))?;
+        drop(lane);
         names.extend(stored.into_iter().filter(|name| **name > *after));
         names.sort_unstable();
         names.dedup();
