@@ -9,6 +9,8 @@ use crate::server::Agent;
 
 /// Least time between two passes, however often it is woken.
 const PASS_GAP: Duration = Duration::from_millis(20);
+/// And between two passes of which the second goes on with what the first left unfinished.
+const UNFINISHED_GAP: Duration = Duration::from_millis(1);
 /// How soon to look again at what waits for a client, at first and at most.
 const WAIT_FIRST: Duration = Duration::from_millis(50);
 const WAIT_MOST: Duration = Duration::from_secs(30);
@@ -23,6 +25,10 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             if agent.supply(need).await.is_ok() {
                 continue;
             }
+        }
+        if upkeep.unfinished {
+            tokio::time::sleep(UNFINISHED_GAP).await;
+            continue;
         }
         let until_due = upkeep.next_due_ns.map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
         let until_look = upkeep.waits_for_clients.then_some(wait);

@@ -11,8 +11,10 @@ use larder_protocol::words::{MappedWords, Words};
 use super::blocks::{Blocks, State};
 use super::memory::{Prepared, table_bytes};
 
-/// Records that are copied into a growing table at each change of the index.
+/// Records that are copied into the next table at each change of the index.
 const STEP: u32 = 64;
+/// And at each pass of upkeep: under 0.2 ms of the lock.
+const STEP_OF_UPKEEP: u32 = 1024;
 
 /// Places for each entry at the most, however unevenly the keys are spread.
 const CROWDED_MOST: usize = 16;
@@ -117,8 +119,14 @@ impl Index {
     /// Copies a few more records into the next table, and makes it the current one when it holds them all.
     ///
     /// It walks the agent's own records, not the current table, whose entries move when one is removed.
-    pub(crate) fn advance(&mut self, blocks: &Blocks) {
+    fn advance(&mut self, blocks: &Blocks) {
         self.advance_by(blocks, STEP);
+    }
+
+    /// The same when nobody changes the index; returns whether there is more to copy.
+    pub(crate) fn advance_unasked(&mut self, blocks: &Blocks) -> bool {
+        self.advance_by(blocks, STEP_OF_UPKEEP);
+        self.next.is_some()
     }
 
     fn advance_by(&mut self, blocks: &Blocks, step: u32) {

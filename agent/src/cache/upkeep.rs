@@ -20,6 +20,8 @@ pub(crate) struct Upkeep {
     pub(crate) next_due_ns: Option<u64>,
     /// Something waits for a client to let go of it: look again soon, less and less often.
     pub(crate) waits_for_clients: bool,
+    /// There is more to do at once, which was left only to let others have the cache.
+    pub(crate) unfinished: bool,
     /// Memory to make now, already charged.
     pub(crate) need: Option<Need>,
 }
@@ -37,14 +39,13 @@ impl Cache {
             if tenant.limbo_len() > 0 {
                 tenant.look_for_figures();
             }
-            tenant.index.advance(&tenant.blocks);
+            result.unfinished |= tenant.index.advance_unasked(&tenant.blocks);
             let orphaned = tenant.pins.drop_orphans(&platform);
             tenant.session_bytes -= orphaned;
             let tables = tenant.index.drop_old(&platform, tenant.sessions == 0);
             result.waits_for_clients |= tenant.limbo_len() > 0
                 || tenant.pins.orphans() > 0
-                || tenant.index.has_old()
-                || tenant.index.is_growing();
+                || tenant.index.has_old();
             self.budget.refund(orphaned + tables);
             let next = self.retire_long_unused(uid, now_ns);
             result.next_due_ns = [result.next_due_ns, next].into_iter().flatten().min();

@@ -122,3 +122,19 @@ fn nonsense_is_refused() {
     }
     assert_eq!(agent.stat().capacity_bytes, 64 * MIB);
 }
+
+#[test]
+fn an_index_becomes_small_again_while_nobody_asks_for_anything() {
+    needs!(LEASES_FOR_MEMORY);
+    let agent = Agent::start("--capacity 192MiB --segment-size 4MiB --staging 1MiB");
+    let smallest = agent.stat().tenant.index_capacity;
+    let keys: Vec<String> = (0..50_000).map(|n| format!("k/{n}")).collect();
+    let items: Vec<(&str, &[u8])> = keys.iter().map(|key| (key.as_str(), key.as_bytes())).collect();
+    let results = agent.namespace("t").put_many(&items);
+    assert!(results.into_iter().all(|result| result.is_ok()));
+    assert!(agent.stat().tenant.index_capacity >= 65_536);
+    agent.monitor().remove_namespace("t").unwrap();
+    // Four smaller tables, each filled from 50,000 places that blocks had.
+    let after = agent.stat_until("the index shrinks", |stat| stat.tenant.index_capacity == smallest);
+    assert_eq!(after.tenant.blocks, 0);
+}
