@@ -14,6 +14,7 @@ mod keeper;
 pub mod server;
 mod session;
 mod store;
+mod write_back;
 
 pub use cache::{Material, Settings};
 pub use store::Store;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use larder_protocol::life::Beacon;
 use larder_protocol::message::Refusal;
@@ -19,7 +19,10 @@ use tracing::{info, warn};
 
 use crate::cache::{Cache, Need, Settings, Stop, prepare};
 use crate::store::Store;
-use crate::{keeper, session};
+use crate::{keeper, session, write_back};
+
+/// How long a put waits for room while the store takes what it is owed.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
 
 /// What a server is told beyond the cache's settings.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +130,10 @@ pub(crate) struct Agent {
     sessions: Mutex<HashMap<u32, usize>>,
     /// Tells the keeper that there is something to do.
     pub(crate) keeper: Notify,
+    /// Tells the writer behind that there is something to write.
+    pub(crate) owes: Notify,
+    /// Tells whoever waits that the store has taken something.
+    pub(crate) written: Notify,
     pub(crate) beacon: Beacon,
     pub(crate) snapshot_bytes: session::SnapshotBytes,
     pub(crate) settings: Settings,
@@ -170,13 +177,22 @@ impl Agent {
         self: &Arc<Agent>,
         mut attempt: impl FnMut(&mut Cache) -> Result<T, Stop>,
     ) -> Result<T, Refusal> {
+        let began = Instant::now();
         // Others may take what was made for us, but somebody makes progress in each round.
         for _ in 0..64 {
+            // Before the attempt, or what the store takes meanwhile would not be heard of.
+            let written = self.written.notified();
             let outcome = attempt(&mut self.cache());
             match outcome {
                 Ok(value) => return Ok(value),
                 Err(Stop::Refused(refusal)) => return Err(refusal),
                 Err(Stop::Need(need)) => self.supply(need).await?,
+                Err(Stop::Dirty(refusal)) => {
+                    let left = ROOM_WAIT.saturating_sub(began.elapsed());
+                    if tokio::time::timeout(left, written).await.is_err() {
+                        return Err(refusal);
+                    }
+                }
             }
         }
         Err(Refusal::TooMany("others take memory faster than it can be made; try again".into()))
@@ -234,6 +250,8 @@ pub async fn run(
         cache: Mutex::new(Cache::new(settings.clone())),
         sessions: Mutex::new(HashMap::new()),
         keeper: Notify::new(),
+        owes: Notify::new(),
+        written: Notify::new(),
         beacon,
         snapshot_bytes: session::SnapshotBytes::default(),
         settings,
@@ -244,6 +262,7 @@ pub async fn run(
     });
     let (ending, ended) = watch::channel(false);
     let keeper = tokio::spawn(keeper::run(Arc::clone(&agent)));
+    let writer = agent.store.clone().map(|store| tokio::spawn(write_back::run(Arc::clone(&agent), store)));
     let accepting = session::watched(listener.fd.try_clone()?)?;
     info!(socket = %listener.path.display(), capacity = agent.settings.capacity_bytes, "serving");
     tokio::pin!(shutdown);
@@ -267,7 +286,7 @@ pub async fn run(
             Err(error) => {
                 // Out of descriptors, most likely. Connections wait in the backlog until some session ends.
                 warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -283,6 +302,10 @@ pub async fn run(
     info!("ending");
     drop(accepting);
     let _ = ending.send(true);
+    if let Some(store) = &agent.store {
+        write_back::drain(&agent, store).await;
+    }
+    writer.inspect(tokio::task::JoinHandle::abort);
     keeper.abort();
     drop(listener);
     Ok(())

@@ -1,7 +1,7 @@
 //! A namespace's name, bound to the session and the incarnation in which it is read at present.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use larder_protocol::message::{Refusal, Reply, Request};
 use larder_protocol::namespace::NamespaceOptions;
@@ -21,6 +21,8 @@ pub(crate) struct Binding {
     /// Given when the namespace was made, and again when a new agent has to make it anew.
     options: Option<NamespaceOptions>,
     was_open: AtomicBool,
+    /// The run of the agent that has all that was put through this handle and is not synced yet; 0 for none.
+    unsynced: AtomicU64,
     bound: Shelf<Bound>,
 }
 
@@ -45,6 +47,7 @@ impl Binding {
             name: name.to_owned(),
             options,
             was_open: AtomicBool::new(false),
+            unsynced: AtomicU64::new(0),
             bound: Shelf::new(Arc::new(bound)),
         });
         link.register(&binding);
@@ -91,6 +94,8 @@ impl Binding {
             }
             match self.open(&session, deadline) {
                 Ok(incarnation) => {
+                    // Relaxed: a put and the sync that is to cover it are ordered by whoever makes them.
+                    let _ = self.unsynced.compare_exchange(0, session.instance, Ordering::Relaxed, Ordering::Relaxed);
                     let opened = Arc::new(Bound { session: Some(Arc::clone(&session)), incarnation });
                     self.bound.replace_if(&bound, Arc::clone(&opened));
                     // The thread that installed another session meanwhile may have rebound this handle before the line
@@ -104,6 +109,14 @@ impl Binding {
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Whether all that was put through this handle, and is not synced yet, went to the agent of `session`, or with no
+    /// session, whether nothing was. From now on what is put counts as going there.
+    pub(crate) fn is_all_with(&self, session: Option<&Session>) -> bool {
+        let instance = session.map_or(0, |session| session.instance);
+        let before = self.unsynced.swap(instance, Ordering::Relaxed);
+        before == instance || before == 0
     }
 
     fn open(&self, session: &Session, deadline: Deadline) -> Result<u64, Fault> {

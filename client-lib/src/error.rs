@@ -146,8 +146,8 @@ pub enum Error {
     /// The writer was inherited over a fork; only the process that created it may commit it.
     #[error("this writer belongs to the process that forked this one; create another here")]
     Forked,
-    /// The agent ended after the writer was created; what was written is gone.
-    #[error("the agent ended while the block was being written; write it again")]
+    /// The agent ended after the writer was created, or before the store had all that was put; that is gone.
+    #[error("the agent ended before the block was published or written to the store; put it again")]
     AgentLost,
     /// The agent failed or broke the protocol; its log says more.
     #[error("{0}")]

@@ -10,7 +10,7 @@ use larder_protocol::message::{Refusal, Reply, Request};
 use crate::binding::{Binding, Bound};
 use crate::deadline::Deadline;
 use crate::fault::Fault;
-use crate::session::{Ask, ROUNDS, Session};
+use crate::session::{Ask, ROUNDS, Session, done};
 use crate::{Block, Error};
 
 /// A handle on a namespace. Clones are cheap and mean the same namespace; threads may share one.
@@ -193,6 +193,27 @@ impl Namespace {
             Ok(count)
         })?;
         Ok(cleared.unwrap_or(0))
+    }
+
+    /// Waits until the store has every block that anybody had put into the namespace by then. Returns at once where each
+    /// put waited for the store itself (`through`); an error in a `scratch` namespace, which has no store.
+    ///
+    /// # Errors
+    /// [`Error::Store`] as soon as one of the blocks could not be written: it stays in memory and is tried again, so a later
+    /// sync may succeed. [`Error::Deadline`] when the store is still busy by then. [`Error::AgentLost`] when the agent that
+    /// this handle has put into is not there any more: what it had not written is lost and must be put again.
+    pub fn sync(&self) -> Result<(), Error> {
+        let deadline = self.deadline()?;
+        let synced = self.with_session(deadline, ROUNDS, |session, bound| {
+            if !self.binding.is_all_with(Some(session)) {
+                return Err(Fault::Final(Error::AgentLost));
+            }
+            done(session.channel().call(Request::Sync { namespace: bound.incarnation }, deadline)?)
+        })?;
+        match synced {
+            None if !self.binding.is_all_with(None) => Err(Error::AgentLost),
+            _ => Ok(()),
+        }
     }
 
     /// Calls `act` with a live session, again when that session is lost, and up to `follow` times when the namespace

@@ -40,6 +40,8 @@ const LISTS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Session {
     channel: Channel,
+    /// Number of the agent's run.
+    pub(crate) instance: u64,
     reader: Reader,
     /// Whoever asks the agent for memory: one at a time, so that threads that miss the same map ask once, and so that
     /// the agent's limit on descriptors under way is never met.
@@ -100,6 +102,7 @@ impl Session {
         mapped(&channel, welcome.slots_memory, deadline)?;
         Ok(Session {
             channel,
+            instance: welcome.agent.instance,
             reader,
             asking: Turn::new(1),
             creates: Turn::new(CREATES),

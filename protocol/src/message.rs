@@ -15,7 +15,7 @@ use crate::socket::MESSAGE_LEN_MAX;
 use crate::stat::{AgentStat, PinHolder};
 
 /// Version of these messages. Agent and client must agree.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// No deadline, as a request's `timeout_ms`.
 pub const NO_TIMEOUT: u64 = u64::MAX;
@@ -204,6 +204,11 @@ pub enum Request {
     Clear {
         /// Name.
         name: String,
+    },
+    /// Answered when the store has every block that was put into the namespace before, or has refused one of them.
+    Sync {
+        /// Incarnation.
+        namespace: u64,
     },
     /// The agent's figures.
     Stat,

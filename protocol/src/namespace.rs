@@ -19,6 +19,16 @@ pub enum Durability {
     Through,
     /// Nothing: blocks go with the agent and with the room they take.
     Scratch,
+    /// The loss of the node's memory only after the store has taken the block, which is soon: a put is acknowledged when
+    /// the block is whole in memory, and a sync waits until the store has all that was put before.
+    Back,
+}
+
+impl Durability {
+    /// Whether a store keeps the blocks.
+    pub fn is_stored(self) -> bool {
+        self != Durability::Scratch
+    }
 }
 
 /// Options of a namespace.

@@ -93,6 +93,12 @@ pub struct TenantStat {
     pub store_damaged: u64,
     /// Requests to the store that failed.
     pub store_failures: u64,
+    /// Blocks in memory that the store is to have and has not yet.
+    pub dirty_blocks: u64,
+    /// The room that they take.
+    pub dirty_bytes: u64,
+    /// Puts that had to wait until the store had taken earlier ones.
+    pub put_waits: u64,
 }
 
 /// A session that holds pins.

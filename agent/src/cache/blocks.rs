@@ -31,6 +31,8 @@ pub(crate) struct Block {
     pub(crate) checksum: u64,
     pub(crate) key_len: u16,
     pub(crate) state: State,
+    /// Published, and the store is to have it and has not yet.
+    pub(crate) dirty: bool,
 }
 
 impl Block {

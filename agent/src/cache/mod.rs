@@ -6,6 +6,7 @@
 
 mod blocks;
 mod budget;
+mod dirty;
 mod eviction;
 mod extents;
 mod header;
@@ -34,11 +35,12 @@ use larder_protocol::words::MappedWords;
 
 use blocks::State;
 use budget::Budget;
+pub(crate) use dirty::{Due, Line, Written};
 use index::Index;
 pub(crate) use lending::seal_for_client;
 pub use memory::Material;
 pub(crate) use memory::{Need, Prepared, for_client, prepare};
-pub(crate) use namespaces::check_options;
+pub(crate) use namespaces::{Stored, check_options};
 pub(crate) use put::{CommitError, Held, Reservation, Times};
 pub(crate) use room::Stop;
 pub(crate) use tenant::Waker;
@@ -180,7 +182,7 @@ impl Cache {
         uid: u32,
         name: &str,
         options: NamespaceOptions,
-        stored: Option<Arc<str>>,
+        stored: Option<Stored>,
     ) -> Result<NamespaceInfo, Refusal> {
         let fresh = self.last_namespace + 1;
         let tenant = self.known(uid);
@@ -201,6 +203,13 @@ impl Cache {
     /// Where the blocks of a namespace's incarnation lie in the store, if it is durable.
     pub(crate) fn stored(&mut self, uid: u32, namespace: u64) -> Result<Option<Arc<str>>, Refusal> {
         Ok(self.known(uid).namespaces.current(namespace)?.stored.clone())
+    }
+
+    /// Whether the store may have a key that is not in memory.
+    pub(crate) fn may_be_stored(&mut self, uid: u32, namespace: u64, key: &str) -> bool {
+        let tenant = self.known(uid);
+        let hash = tenant.hash(namespace, key)[1];
+        tenant.namespaces.get(namespace).is_none_or(|namespace| namespace.may_be_stored(hash))
     }
 
     /// The options of a namespace's incarnation.
@@ -236,7 +245,7 @@ impl Cache {
     }
 
     /// Drops all that a namespace holds; its handles learn of the new incarnation. Returns how many blocks went.
-    pub(crate) fn clear(&mut self, uid: u32, name: &str, stored: Option<Arc<str>>) -> Result<u64, Refusal> {
+    pub(crate) fn clear(&mut self, uid: u32, name: &str, stored: Option<Stored>) -> Result<u64, Refusal> {
         let fresh = self.last_namespace + 1;
         let tenant = self.known(uid);
         let old = tenant.namespaces.id(name)?;
@@ -257,19 +266,8 @@ impl Cache {
         Ok(gone)
     }
 
-    /// Whether a key is there. An evicted block that is still in memory is taken back.
-    pub(crate) fn get(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
-        let found = self.look_up(uid, namespace, key, now_ns);
-        let figures = &mut self.known(uid).figures;
-        match &found {
-            Ok(()) => figures.hits_asked += 1,
-            Err(Stop::Refused(Refusal::NotFound)) => figures.misses += 1,
-            Err(_) => {}
-        }
-        found
-    }
-
-    fn look_up(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
+    /// Whether a key is in memory. An evicted block that is still there is taken back.
+    pub(crate) fn look_up(&mut self, uid: u32, namespace: u64, key: &str, now_ns: u64) -> Result<(), Stop> {
         let generation = self.last_generation + 1;
         let tenant = self.known(uid);
         tenant.namespaces.current(namespace)?;

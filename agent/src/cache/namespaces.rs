@@ -1,15 +1,27 @@
 //! A tenant's namespaces.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use larder_protocol::message::Refusal;
-use larder_protocol::namespace::{Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
 
 use super::eviction::S3Fifo;
 
 /// Most namespaces of a tenant: their names and options lie in the agent's heap.
 const NAMESPACES_MAX: usize = 10_000;
+
+/// Most keys of an incarnation of which it is remembered that the store may have them: some megabytes.
+const DEPARTED_MAX: usize = 200_000;
+
+/// The store's side of a durable namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// Where its blocks lie.
+    pub(crate) incarnation: Arc<str>,
+    /// This agent has just begun it: nothing lies there yet.
+    pub(crate) is_fresh: bool,
+}
 
 /// One incarnation of a namespace.
 #[derive(Debug)]
@@ -20,14 +32,40 @@ pub(crate) struct Namespace {
     pub(crate) bytes: u64,
     /// Where the blocks of this incarnation lie in the store, if it is durable.
     pub(crate) stored: Option<Arc<str>>,
+    /// Blocks that the store is to have and has not yet.
+    pub(crate) dirty_blocks: u64,
+    /// Hashes of the keys that the store may have and memory has not; `None` when that may be any.
+    departed: Option<HashSet<u64>>,
     /// The queue of a namespace with a quota, which makes room among its own blocks. The others share the tenant's.
     pub(crate) fifo: Option<S3Fifo>,
 }
 
 impl Namespace {
-    fn new(name: String, options: NamespaceOptions, stored: Option<Arc<str>>) -> Namespace {
+    fn new(name: String, options: NamespaceOptions, stored: Option<Stored>) -> Namespace {
         let fifo = Self::wants_fifo(&options).then(S3Fifo::new);
-        Namespace { name, options, blocks: 0, bytes: 0, stored, fifo }
+        let departed = stored.as_ref().is_some_and(|stored| stored.is_fresh).then(HashSet::new);
+        let stored = stored.map(|stored| stored.incarnation);
+        Namespace { name, options, blocks: 0, bytes: 0, stored, dirty_blocks: 0, departed, fifo }
+    }
+
+    /// Notes that the store may have what memory has no more.
+    pub(crate) fn note_departed(&mut self, hash: u64) {
+        if let Some(departed) = &mut self.departed {
+            departed.insert(hash);
+        }
+        if self.departed.as_ref().is_some_and(|departed| departed.len() > DEPARTED_MAX) {
+            self.departed = None;
+        }
+    }
+
+    /// Whether the store may have a key that memory has not.
+    pub(crate) fn may_be_stored(&self, hash: u64) -> bool {
+        self.departed.as_ref().is_none_or(|departed| departed.contains(&hash))
+    }
+
+    /// Whether puts are acknowledged before the store has them.
+    pub(crate) fn is_back(&self) -> bool {
+        self.options.durability == Some(Durability::Back)
     }
 
     pub(crate) fn wants_fifo(options: &NamespaceOptions) -> bool {
@@ -71,7 +109,7 @@ impl Namespaces {
         &mut self,
         name: &str,
         options: NamespaceOptions,
-        stored: Option<Arc<str>>,
+        stored: Option<Stored>,
         fresh_id: impl FnOnce() -> u64,
     ) -> Result<u64, Refusal> {
         if let Some(id) = self.by_name.get(name) {
@@ -129,7 +167,7 @@ impl Namespaces {
     }
 
     /// Ends an incarnation and begins the next.
-    pub(crate) fn renew(&mut self, name: &str, fresh_id: u64, stored: Option<Arc<str>>) -> Result<u64, Refusal> {
+    pub(crate) fn renew(&mut self, name: &str, fresh_id: u64, stored: Option<Stored>) -> Result<u64, Refusal> {
         let old = self.id(name)?;
         let options = self.by_id.remove(&old).map(|namespace| namespace.options).unwrap_or_default();
         self.by_id.insert(fresh_id, Namespace::new(name.to_owned(), options, stored));

@@ -38,8 +38,14 @@ pub(crate) struct Reservation {
     pub(super) sealed_ms: Option<u64>,
     /// When the block was put and when it expires, if that was before now.
     pub(super) times: Option<Times>,
+    /// The block was put earlier, and comes back now.
+    pub(super) loaded: bool,
     /// Where the blocks of the namespace lie in the store, if it is durable.
     pub(super) stored: Option<Arc<str>>,
+    /// The namespace is `back`.
+    pub(super) back: bool,
+    /// The store has not got the block yet when it is published.
+    pub(super) dirty: bool,
 }
 
 /// When a block that comes from elsewhere was put, and when it expires.
@@ -86,9 +92,20 @@ impl Reservation {
         }
     }
 
-    /// The block was put earlier, and comes back now.
-    pub(crate) fn came_back(&mut self, times: Times) {
+    /// Whether the put is acknowledged before the store has the block.
+    pub(crate) fn is_back(&self) -> bool {
+        self.back
+    }
+
+    /// The store has not got the block yet, and is to have it soon after.
+    pub(crate) fn owe(&mut self) {
+        self.dirty = true;
+    }
+
+    /// The block was put at another time than now, and is only read back now if it is `loaded`.
+    pub(crate) fn put_at(&mut self, times: Times, loaded: bool) {
         self.times = Some(times);
+        self.loaded = loaded;
     }
 
     /// Copies `len` bytes of staging into the payload at `at`, through `checksums`.
@@ -142,10 +159,35 @@ impl Cache {
         now_ns: u64,
     ) -> Result<Reservation, Stop> {
         self.admit(uid, namespace, key, len, now_ns)?;
+        self.reserve_admitted(uid, namespace, key, len)
+    }
+
+    /// The same for a block that comes back: what a namespace may put is of no concern then.
+    pub(crate) fn reserve_for_load(
+        &mut self,
+        uid: u32,
+        namespace: u64,
+        key: &str,
+        len: u64,
+    ) -> Result<Reservation, Stop> {
+        let limit = self.block_len_max(uid);
+        if len > limit {
+            return Err(Refusal::TooLarge { len, limit }.into());
+        }
+        let tenant = self.known(uid);
+        let present = tenant.namespaces.current(namespace)?;
+        let over = present.options.quota_bytes.map_or(0, |quota| (present.bytes + len).saturating_sub(quota));
+        if over > 0 {
+            tenant.evict(over, Some(namespace));
+        }
+        self.reserve_admitted(uid, namespace, key, len)
+    }
+
+    fn reserve_admitted(&mut self, uid: u32, namespace: u64, key: &str, len: u64) -> Result<Reservation, Stop> {
         let shape = BlockShape::new(key.len(), len);
         let (segment, extent) = self.find_room(uid, &shape)?;
         let mapping = self.mapping(uid, segment).unwrap_or_else(|| unreachable!("segment {segment} was just used"));
-        let stored = self.known(uid).namespaces.get(namespace).and_then(|namespace| namespace.stored.clone());
+        let namespace_there = self.known(uid).namespaces.current(namespace)?;
         Ok(Reservation {
             uid,
             namespace,
@@ -156,7 +198,10 @@ impl Cache {
             mapping,
             sealed_ms: None,
             times: None,
-            stored,
+            loaded: false,
+            stored: namespace_there.stored.clone(),
+            back: namespace_there.is_back(),
+            dirty: false,
         })
     }
 
@@ -192,7 +237,9 @@ impl Cache {
             }
             if let Some(used) = over(tenant) {
                 let name = tenant.namespaces.current(namespace)?.name.clone();
-                return Err(Refusal::Quota { name, needed: len, used, quota }.into());
+                let owes = tenant.namespaces.current(namespace)?.dirty_blocks > 0;
+                let refusal = Refusal::Quota { name, needed: len, used, quota };
+                return Err(if owes { Stop::Dirty(refusal) } else { refusal.into() });
             }
         }
         Ok(())
@@ -223,7 +270,7 @@ impl Cache {
                 self.abandon(&reservation);
                 Ok(outcome)
             }
-            Err(Stop::Refused(refusal)) => {
+            Err(Stop::Refused(refusal) | Stop::Dirty(refusal)) => {
                 self.abandon(&reservation);
                 Err(CommitError::Refused(refusal))
             }
@@ -282,6 +329,7 @@ impl Cache {
             checksum: checksums.summary(),
             key_len: u16::try_from(key.len()).unwrap_or(u16::MAX),
             state: State::Published,
+            dirty: reservation.dirty,
         };
         if reservation.sealed_ms.is_none() {
             write_block_ends(&reservation.mapping, reservation.extent.offset_bytes, &block, key, checksums, created_ms);
@@ -296,8 +344,12 @@ impl Cache {
         if let Some(old) = old {
             tenant.remove(old);
         }
-        tenant.figures.puts += 1;
-        tenant.figures.put_bytes += len;
+        let (puts, bytes) = match reservation.loaded {
+            false => (&mut tenant.figures.puts, &mut tenant.figures.put_bytes),
+            true => (&mut tenant.figures.loads, &mut tenant.figures.load_bytes),
+        };
+        *puts += 1;
+        *bytes += len;
         tenant.wake(hash);
         Ok(if replaced { PutOutcome::Replaced } else { PutOutcome::Stored })
     }

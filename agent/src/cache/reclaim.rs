@@ -21,7 +21,7 @@ impl Tenant {
         let mut freed = 0;
         for at in std::mem::take(&mut self.limbo) {
             let id = self.blocks.get(at).id;
-            let free = !pinned.contains(&id); // mutate[tests=a_replaced_block_stays_whole]: sweep-pinned => let free = true;
+            let free = !pinned.contains(&id) && !self.dirty.is_borrowed(id); // mutate[tests=a_replaced_block_stays_whole]: sweep-pinned => let free = true;
             if free {
                 let block = self.blocks.remove(at);
                 self.segments.free(id, block.extent_len);
@@ -114,7 +114,7 @@ impl Tenant {
                 let namespace = self.namespaces.get(block.namespace);
                 namespace.is_some_and(|namespace| namespace.options.eviction == Eviction::Keep)
             };
-            if pinned.contains(&block.id) || (block.state == State::Published && keeps()) {
+            if pinned.contains(&block.id) || block.dirty || (block.state == State::Published && keeps()) {
                 stuck.insert(block.id.segment());
             }
         }
@@ -137,6 +137,7 @@ impl Tenant {
             let block = self.blocks.get(*at);
             let namespace = self.namespaces.get(block.namespace);
             namespace.is_some_and(|namespace| namespace.options.eviction == Eviction::Keep)
+                || block.dirty
                 || pinned.contains(&block.id)
         };
         if there.iter().any(stays) {

@@ -18,6 +18,8 @@ const ROUNDS: u32 = 6;
 pub(crate) enum Stop {
     /// It will not.
     Refused(Refusal),
+    /// It will not unless the store takes some of what it is owed first; try again when it has.
+    Dirty(Refusal),
     /// It needs memory first, which is already charged to the budget: make it, [`Cache::supply`] it, try again.
     Need(Need),
 }
@@ -41,7 +43,7 @@ impl Cache {
             return Ok(found);
         }
         if dedicated {
-            return Err(self.no_space(uid, shape.total_len).into());
+            return Err(self.no_room(uid, shape));
         }
         let batch = shape.total_len.max(BATCH_BYTES.min(self.budget.capacity_bytes() / 64));
         for round in 0..ROUNDS {
@@ -64,7 +66,13 @@ impl Cache {
                 return Ok(found);
             }
         }
-        Err(self.no_space(uid, shape.total_len).into())
+        Err(self.no_room(uid, shape))
+    }
+
+    /// Why a block finds no room: for good, or until the store has taken what it is owed.
+    fn no_room(&mut self, uid: u32, shape: &BlockShape) -> Stop {
+        let refusal = self.no_space(uid, shape.total_len);
+        if self.dirty().0 > 0 { Stop::Dirty(refusal) } else { Stop::Refused(refusal) }
     }
 
     /// Another segment of `len` bytes, if the tenant's quota and the node's budget have room for it or can be given some.

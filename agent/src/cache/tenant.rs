@@ -10,6 +10,7 @@ use larder_protocol::memory::{Mapping, Memfd};
 use larder_protocol::namespace::Eviction;
 
 use super::blocks::{Block, Blocks, State};
+use super::dirty::Dirty;
 use super::eviction::S3Fifo;
 use super::index::{Index, entry_of};
 use super::memory::Need;
@@ -35,6 +36,7 @@ pub(crate) struct Figures {
     pub(crate) stored_bytes: u64,
     pub(crate) store_damaged: u64,
     pub(crate) store_failures: u64,
+    pub(crate) put_waits: u64,
 }
 
 /// A tenant.
@@ -67,6 +69,8 @@ pub(crate) struct Tenant {
     pub(super) fifo: S3Fifo,
     /// Blocks out of the index that a reader may still have pinned.
     pub(super) limbo: Vec<u32>,
+    /// What it owes the store.
+    pub(super) dirty: Dirty,
     expiries: BinaryHeap<Reverse<(u64, u32, u64)>>,
 }
 
@@ -109,6 +113,7 @@ impl Tenant {
             waiters: HashMap::new(),
             fifo: S3Fifo::new(),
             limbo: Vec::new(),
+            dirty: Dirty::default(),
             expiries: BinaryHeap::new(),
         }
     }
@@ -142,7 +147,7 @@ impl Tenant {
         })
     }
 
-    fn mapping_of(&self, id: BlockId) -> &Mapping {
+    pub(super) fn mapping_of(&self, id: BlockId) -> &Mapping {
         let segment = self.segments.get(id.segment());
         &segment.unwrap_or_else(|| unreachable!("{id:?} lies in no segment")).mapping
     }
@@ -173,7 +178,7 @@ impl Tenant {
         true
     }
 
-    fn fifo_of(&mut self, namespace: u64) -> Option<&mut S3Fifo> {
+    pub(super) fn fifo_of(&mut self, namespace: u64) -> Option<&mut S3Fifo> {
         let namespace = self.namespaces.get_mut(namespace)?;
         if namespace.options.eviction == Eviction::Keep {
             return None;
@@ -184,7 +189,7 @@ impl Tenant {
     /// Adds a new block and publishes it. The key must be free.
     pub(crate) fn publish_new(&mut self, block: Block) -> Result<(), Full> {
         let (namespace, expiry, generation) = (block.namespace, block.expiry_ns, block.generation);
-        let (hash, extent_len) = (block.hash, block.extent_len);
+        let (hash, extent_len, dirty) = (block.hash, block.extent_len, block.dirty);
         let entry = entry_of(&block);
         let at = self.blocks.add(block);
         if let Err(full) = self.index.insert(&entry, &self.blocks) {
@@ -192,7 +197,9 @@ impl Tenant {
             return Err(full);
         }
         self.count(at, true);
-        if let Some(fifo) = self.fifo_of(namespace) {
+        if dirty {
+            self.make_dirty(at);
+        } else if let Some(fifo) = self.fifo_of(namespace) {
             fifo.insert(at, extent_len, hash[1]);
         }
         self.note_expiry(expiry, at, generation);
@@ -251,6 +258,11 @@ impl Tenant {
         let block = self.blocks.get(at);
         assert!(block.state == State::Published, "block in state {:?} taken out of the index", block.state);
         let (hash, generation, namespace) = (block.hash, block.generation, block.namespace);
+        assert!(!block.dirty || into == State::Removed, "a block that the store is owed is evicted");
+        self.make_clean(at);
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.note_departed(hash[1]);
+        }
         self.index.remove(hash, generation);
         self.count(at, false);
         if let Some(fifo) = self.fifo_of(namespace) {
@@ -319,7 +331,7 @@ impl Tenant {
         let there: Vec<(u32, u64, u64)> = self
             .blocks
             .iter()
-            .filter(|(_, block)| block.namespace == namespace && block.state == State::Published)
+            .filter(|(_, block)| block.namespace == namespace && block.state == State::Published && !block.dirty)
             .map(|(at, block)| (at, block.extent_len, block.hash[1]))
             .collect();
         for (at, len, fingerprint) in there {

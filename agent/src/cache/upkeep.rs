@@ -43,9 +43,7 @@ impl Cache {
             let orphaned = tenant.pins.drop_orphans(&platform);
             tenant.session_bytes -= orphaned;
             let tables = tenant.index.drop_old(&platform, tenant.sessions == 0);
-            result.waits_for_clients |= tenant.limbo_len() > 0
-                || tenant.pins.orphans() > 0
-                || tenant.index.has_old();
+            result.waits_for_clients |= tenant.limbo_len() > 0 || tenant.pins.orphans() > 0 || tenant.index.has_old();
             self.budget.refund(orphaned + tables);
             let next = self.retire_long_unused(uid, now_ns);
             result.next_due_ns = [result.next_due_ns, next].into_iter().flatten().min();
@@ -191,6 +189,9 @@ impl Cache {
             stored_bytes: tenant.figures.stored_bytes,
             store_damaged: tenant.figures.store_damaged,
             store_failures: tenant.figures.store_failures,
+            dirty_blocks: tenant.dirty.blocks(),
+            dirty_bytes: tenant.dirty.bytes(),
+            put_waits: tenant.figures.put_waits,
         }
     }
 

@@ -97,6 +97,7 @@ impl WriterMemory {
             checksum: checksums.summary(),
             key_len: u16::try_from(self.key.len()).unwrap_or(u16::MAX),
             state: State::Published,
+            dirty: false,
         };
         write_block_ends(&self.mapping, 0, &block, &self.key, &checksums, created_ms);
         if !self.is_large() {
@@ -190,8 +191,8 @@ impl Cache {
             return Err(Refusal::TooMany("this user has as many segments as there can be".into()));
         }
         let namespace = self.known(writer.uid).namespaces.current(writer.namespace);
-        let stored = match namespace.map(|namespace| namespace.stored.clone()) {
-            Ok(stored) => stored,
+        let (stored, back) = match namespace.map(|namespace| (namespace.stored.clone(), namespace.is_back())) {
+            Ok(there) => there,
             Err(refusal) => {
                 self.end_writer(writer);
                 return Err(refusal);
@@ -215,7 +216,10 @@ impl Cache {
             mapping,
             sealed_ms: Some(created_ms),
             times: None,
+            loaded: false,
             stored,
+            back,
+            dirty: false,
         };
         Ok(Box::new(reservation))
     }

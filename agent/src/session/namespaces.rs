@@ -10,7 +10,7 @@ use larder_protocol::namespace::{Durability, NamespaceInfo, NamespaceOptions};
 use tracing::{debug, warn};
 
 use super::later::{store_failed, visiting};
-use crate::cache::check_options;
+use crate::cache::{self, check_options};
 use crate::server::Agent;
 use crate::store::{Record, Store, StoreError};
 
@@ -50,8 +50,8 @@ impl Named {
         }
         let mut options = options.unwrap_or_default();
         let Some(store) = self.agent.store.clone() else {
-            if options.durability == Some(Durability::Through) {
-                let why = "a namespace of durability `through` needs a store, and this agent has none; start larderd with --store";
+            if options.durability.is_some_and(Durability::is_stored) {
+                let why = "a namespace of durability `through` or `back` needs a store, and this agent has none; start larderd with --store";
                 return Err(Refusal::Invalid(why.into()));
             }
             options.durability = Some(Durability::Scratch);
@@ -69,9 +69,9 @@ impl Named {
             return self.agent.cache().open_namespace(self.uid, &self.name, options, None);
         }
         let made = store.create_namespace(self.uid, &self.name, &options).await;
-        let record = made.map_err(|error| self.failed(&error))?;
+        let (record, is_fresh) = made.map_err(|error| self.failed(&error))?;
         check_options(&self.name, &options, &record.options)?;
-        self.adopt(&record)
+        self.adopt(&record, is_fresh)
     }
 
     /// A namespace that is there, in memory or in the store.
@@ -87,17 +87,26 @@ impl Named {
             return Ok(info);
         }
         match store.namespace(self.uid, &self.name).await {
-            Ok(Some(record)) => self.adopt(&record),
+            Ok(Some(record)) => self.adopt(&record, false),
             Ok(None) => Err(absent),
             Err(error) => Err(self.failed(&error)),
         }
     }
 
-    /// Takes a namespace of the store into memory.
-    fn adopt(&self, record: &Record) -> Result<NamespaceInfo, Refusal> {
-        let incarnation = Store::incarnation(self.uid, &self.name, record);
+    /// Takes a namespace of the store into memory. It is fresh where nothing can lie there yet.
+    fn adopt(&self, record: &Record, is_fresh: bool) -> Result<NamespaceInfo, Refusal> {
         self.sweep();
-        self.agent.cache().open_namespace(self.uid, &self.name, record.options.clone(), Some(incarnation))
+        let stored = self.stored(record, is_fresh);
+        self.agent.cache().open_namespace(self.uid, &self.name, record.options.clone(), Some(stored))
+    }
+
+    /// The store's side of a namespace.
+    fn stored(&self, record: &Record, is_fresh: bool) -> cache::Stored {
+        cache::Stored {
+            incarnation: Store::incarnation(self.uid, &self.name, record),
+            // Where each put asks the store in any case, nobody needs to know what may be there.
+            is_fresh: is_fresh && record.options.durability == Some(Durability::Back),
+        }
     }
 
     /// Removes what earlier incarnations left in the store, some time later.
@@ -124,7 +133,7 @@ impl Named {
             return Err(Refusal::Invalid(why.into()));
         }
         options.durability = present.durability;
-        if let Some(store) = self.agent.store.clone().filter(|_| options.durability == Some(Durability::Through)) {
+        if let Some(store) = self.agent.store.clone().filter(|_| is_stored(&options)) {
             let _turn = store.namespace_turn(self.uid, &self.name).await;
             let _lane = store.lane(self.uid).await;
             let record = store.namespace(self.uid, &self.name).await.map_err(|error| self.failed(&error))?;
@@ -142,7 +151,7 @@ impl Named {
     /// Drops all that a namespace holds.
     pub(super) async fn clear(self) -> Result<Reply, Refusal> {
         let options = self.find().await?.options;
-        let Some(store) = self.agent.store.clone().filter(|_| options.durability == Some(Durability::Through)) else {
+        let Some(store) = self.agent.store.clone().filter(|_| is_stored(&options)) else {
             return Ok(Reply::Count(self.agent.cache().clear(self.uid, &self.name, None)?));
         };
         let _turn = store.namespace_turn(self.uid, &self.name).await;
@@ -153,8 +162,7 @@ impl Named {
             .clear_namespace(self.uid, &self.name, &options)
             .await
             .map_err(|error| self.failed_and_forgotten(&error))?;
-        let incarnation = Store::incarnation(self.uid, &self.name, &record);
-        let gone = self.agent.cache().clear(self.uid, &self.name, Some(incarnation))?;
+        let gone = self.agent.cache().clear(self.uid, &self.name, Some(self.stored(&record, true)))?;
         self.sweep();
         Ok(Reply::Count(gone))
     }
@@ -162,7 +170,7 @@ impl Named {
     /// Removes a namespace with all it holds.
     pub(super) async fn remove(self) -> Result<Reply, Refusal> {
         let options = self.find().await?.options;
-        if let Some(store) = self.agent.store.clone().filter(|_| options.durability == Some(Durability::Through)) {
+        if let Some(store) = self.agent.store.clone().filter(|_| is_stored(&options)) {
             let _turn = store.namespace_turn(self.uid, &self.name).await;
             let _lane = store.lane(self.uid).await;
             store.remove_namespace(self.uid, &self.name).await.map_err(|error| self.failed_and_forgotten(&error))?;
@@ -172,4 +180,8 @@ impl Named {
         }
         Ok(Reply::Count(self.agent.cache().remove_namespace(self.uid, &self.name)?))
     }
+}
+
+fn is_stored(options: &NamespaceOptions) -> bool {
+    options.durability.is_some_and(Durability::is_stored)
 }

@@ -1,7 +1,9 @@
 //! Puts: whole ones, vectors of them, those that arrive in chunks, and writers' commits.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use larder_protocol::checksum::{Checksums, Chunked};
@@ -120,6 +122,8 @@ impl Session {
                     outcomes.push(Err(refusal));
                     continue;
                 }
+                // It waits alone.
+                Err(Stop::Dirty(_)) => return,
                 Err(Stop::Need(need)) => {
                     // The item comes again, alone, and says then what it needs.
                     cache.supply_failed(need);
@@ -283,17 +287,25 @@ impl Taken {
     }
 }
 
-/// Commits all at once, each for itself.
+/// Commits all, each for itself: what needs no store at once, the others together. Puts of one key follow one another.
 async fn commit_all(taken: Vec<Result<Taken, Refusal>>) -> Result<Reply, Refusal> {
     let mut under_way = JoinSet::new();
     let mut outcomes = Vec::with_capacity(taken.len());
     for (place, taken) in taken.into_iter().enumerate() {
-        match taken {
-            Ok(taken) => {
-                outcomes.push(Err(Refusal::Failed("the put ended without an outcome".into())));
-                under_way.spawn(async move { (place, taken.commit().await) });
+        let mut commit = match taken {
+            Ok(taken) => Box::pin(taken.commit()),
+            Err(refusal) => {
+                outcomes.push(Err(refusal));
+                continue;
             }
-            Err(refusal) => outcomes.push(Err(refusal)),
+        };
+        // The first look makes it stand in line for the turn of its key.
+        match poll_fn(|context| Poll::Ready(commit.as_mut().poll(context))).await {
+            Poll::Ready(outcome) => outcomes.push(outcome),
+            Poll::Pending => {
+                outcomes.push(Err(Refusal::Failed("the put ended without an outcome".into())));
+                under_way.spawn(async move { (place, commit.await) });
+            }
         }
     }
     while let Some(done) = under_way.join_next().await {

@@ -15,6 +15,7 @@ use super::lists::Lists;
 use super::namespaces::Named;
 use super::stored::Stored;
 use super::{Session, WAITS_MAX, send, time_left};
+use crate::cache::Cache;
 use crate::server::Agent;
 
 /// Bytes of names in one page of a list.
@@ -92,7 +93,14 @@ impl Session {
             Request::PutMany { namespace, items } => self.put_many(id, namespace, &items, now_ns).await?,
             Request::PutEnd { put } => self.put_end(id, put).await?,
             Request::Commit { writer } => self.commit_writer(id, writer).await?,
-            Request::Wait { namespace, key } => return self.wait(id, timeout_ms, namespace, key).await,
+            Request::Wait { namespace, key } => {
+                let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+                return self.wait(id, timeout_ms, until_put(agent, uid, namespace, key)).await;
+            }
+            Request::Sync { namespace } => {
+                let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
+                return self.wait(id, timeout_ms, sync(agent, uid, namespace)).await;
+            }
             Request::PutBegin { namespace, key, len } => {
                 return match self.put_begin(id, namespace, &key, len, now_ns).await {
                     Ok(()) => Ok(()),
@@ -145,39 +153,21 @@ impl Session {
         }
     }
 
-    /// Answers when the key is there, in a task of its own so that the session goes on meanwhile.
-    async fn wait(&mut self, id: u64, timeout_ms: u64, namespace: u64, key: String) -> io::Result<()> {
+    /// Answers when what is waited for has happened, or the caller's time is over, in a task of its own so that the
+    /// session goes on meanwhile.
+    async fn wait(
+        &mut self,
+        id: u64,
+        timeout_ms: u64,
+        waiting: impl Future<Output = Result<Reply, Refusal>> + Send + 'static,
+    ) -> io::Result<()> {
         if self.waits.len() >= WAITS_MAX {
-            let refusal = Refusal::TooMany(format!(
-                "{WAITS_MAX} requests of this session are waiting; wait for fewer keys at once"
-            ));
+            let refusal =
+                Refusal::TooMany(format!("{WAITS_MAX} requests of this session are waiting; wait for fewer at once"));
             return self.answer(id, Reply::Refused(refusal)).await;
         }
         let (agent, connection, uid) = (Arc::clone(self.agent()), Arc::clone(&self.connection), self.peer.uid);
         self.waits.spawn(async move {
-            let waiting = async {
-                let stored = Stored::of(&agent, uid, namespace)?;
-                loop {
-                    let (waker, woken) = oneshot::channel();
-                    let mut waker = Some(waker);
-                    let now_ns = clock::coarse_ns();
-                    let waits = agent.with_memory(|cache| cache.wait(uid, namespace, &key, now_ns, &mut waker)).await?;
-                    if !waits {
-                        return Ok(Reply::Resident);
-                    }
-                    if let Some(stored) = &stored {
-                        // In a task of its own: this one ends with its session, and a load must not.
-                        let load = visiting(&agent, uid, stored.clone().load(key.clone()));
-                        match tokio::spawn(load).await {
-                            Ok(Err(Refusal::NotFound)) => {}
-                            Ok(loaded) => return loaded,
-                            Err(error) => return Err(Refusal::Failed(error.to_string())),
-                        }
-                    }
-                    // Woken by a put, a clear, or the agent's end: look again.
-                    let _ = woken.await;
-                }
-            };
             let outcome = match time_left(timeout_ms) {
                 Some(left) => tokio::time::timeout(left, waiting).await.unwrap_or(Err(Refusal::Deadline)),
                 None => waiting.await,
@@ -248,6 +238,7 @@ fn may_ask_store(request: &Request) -> bool {
             | Request::Get { .. }
             | Request::Delete { .. }
             | Request::List { .. }
+            | Request::Sync { .. }
             | Request::Put { .. }
             | Request::PutMany { .. }
             | Request::PutEnd { .. }
@@ -259,13 +250,21 @@ fn may_ask_store(request: &Request) -> bool {
 /// Makes a block resident, from the store if need be.
 async fn get(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Result<Reply, Refusal> {
     let now_ns = clock::coarse_ns();
-    match agent.with_memory(|cache| cache.get(uid, namespace, &key, now_ns)).await {
-        Err(Refusal::NotFound) => match Stored::of(&agent, uid, namespace)? {
-            Some(stored) => stored.load(key).await,
-            None => Err(Refusal::NotFound),
-        },
-        other => other.map(|()| Reply::Resident),
+    let look = |cache: &mut Cache| {
+        let found = cache.look_up(uid, namespace, &key, now_ns);
+        cache.figures(uid).hits_asked += u64::from(found.is_ok());
+        found
+    };
+    let mut found = agent.with_memory(look).await;
+    if found == Err(Refusal::NotFound)
+        && let Some(stored) = Stored::of(&agent, uid, namespace)?
+    {
+        found = stored.load(key).await;
     }
+    if found == Err(Refusal::NotFound) {
+        agent.cache().figures(uid).misses += 1;
+    }
+    found.map(|()| Reply::Resident)
 }
 
 async fn delete(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Result<Reply, Refusal> {
@@ -275,6 +274,40 @@ async fn delete(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Res
     let now_ns = clock::coarse_ns();
     agent.with_memory(|cache| cache.delete(uid, namespace, &key, now_ns)).await?;
     Ok(Reply::Done)
+}
+
+/// Waits until a key is there.
+async fn until_put(agent: Arc<Agent>, uid: u32, namespace: u64, key: String) -> Result<Reply, Refusal> {
+    let stored = Stored::of(&agent, uid, namespace)?;
+    loop {
+        let (waker, woken) = oneshot::channel();
+        let mut waker = Some(waker);
+        let now_ns = clock::coarse_ns();
+        let waits = agent.with_memory(|cache| cache.wait(uid, namespace, &key, now_ns, &mut waker)).await?;
+        if !waits {
+            return Ok(Reply::Resident);
+        }
+        if let Some(stored) = &stored {
+            // In a task of its own: this one ends with its session, and a load must not.
+            let load = visiting(&agent, uid, stored.clone().load(key.clone()));
+            match tokio::spawn(load).await {
+                Ok(Err(Refusal::NotFound)) => {}
+                Ok(loaded) => return loaded.map(|()| Reply::Resident),
+                Err(error) => return Err(Refusal::Failed(error.to_string())),
+            }
+        }
+        // Woken by a put, a clear, or the agent's end: look again.
+        let _ = woken.await;
+    }
+}
+
+/// Waits until the store has all that was put into a namespace before.
+async fn sync(agent: Arc<Agent>, uid: u32, namespace: u64) -> Result<Reply, Refusal> {
+    let Some(stored) = Stored::of(&agent, uid, namespace)? else {
+        let why = "a scratch namespace has nothing to sync: its blocks are never in a store";
+        return Err(Refusal::Invalid(why.into()));
+    };
+    stored.sync().await
 }
 
 /// A page of the names of a user's namespaces.

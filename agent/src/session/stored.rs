@@ -4,10 +4,12 @@
 //! longer than a turn. All of it runs as [`later`](super::later) says: nobody cancels it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use larder_protocol::checksum::Checksums;
 use larder_protocol::clock;
 use larder_protocol::message::{PutOutcome, Refusal, Reply};
+use larder_protocol::namespace::NamespaceOptions;
 use tracing::warn;
 
 use super::later::store_failed;
@@ -52,16 +54,16 @@ impl Stored {
     }
 
     /// Makes a block that is not in memory resident, if the store has it.
-    pub(super) async fn load(self, key: String) -> Result<Reply, Refusal> {
+    pub(super) async fn load(self, key: String) -> Result<(), Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
         let _lane = self.store.lane(self.uid).await;
         let mut damaged = 0;
         for _ in 0..LOAD_ATTEMPTS {
             let now_ns = clock::coarse_ns();
             // Others may have loaded it while we waited for our turn.
-            let again = self.agent.with_memory(|cache| cache.get(self.uid, self.namespace, &key, now_ns)).await;
+            let again = self.agent.with_memory(|cache| cache.look_up(self.uid, self.namespace, &key, now_ns)).await;
             if !matches!(again, Err(Refusal::NotFound)) {
-                return again.map(|()| Reply::Resident);
+                return again;
             }
             let found = match self.store.find(&self.incarnation, &key).await {
                 // It stays until the key is put again: another agent's clock may say otherwise.
@@ -76,7 +78,7 @@ impl Stored {
                 Err(error) => return Err(self.failed(&error)),
             };
             match self.fill(*found, &key).await? {
-                Filled::Resident => return Ok(Reply::Resident),
+                Filled::Resident => return Ok(()),
                 Filled::Damaged if damaged == 0 => damaged += 1,
                 Filled::Damaged => {
                     // Read twice, and wrong twice. It must go, or an equal put would be taken for held already.
@@ -94,9 +96,8 @@ impl Stored {
     /// Reads a block into fresh room and publishes it.
     async fn fill(&self, found: Found, key: &str) -> Result<Filled, Refusal> {
         let (uid, namespace, len) = (self.uid, self.namespace, found.entry.len_bytes);
-        let now_ns = clock::coarse_ns();
         let reservation =
-            Box::new(self.agent.with_memory(|cache| cache.reserve(uid, namespace, key, len, now_ns)).await?);
+            Box::new(self.agent.with_memory(|cache| cache.reserve_for_load(uid, namespace, key, len)).await?);
         if let Err(error) = self.store.load(&found, reservation.memory()).await {
             self.agent.cache().abandon(&reservation);
             return match error {
@@ -121,58 +122,141 @@ impl Stored {
             self.agent.cache().abandon(&reservation);
             return Ok(Filled::Damaged);
         }
-        match self.publish(reservation, &found.entry).await {
-            Ok(_) => {
-                let mut cache = self.agent.cache();
-                let figures = cache.figures(uid);
-                figures.loads += 1;
-                figures.load_bytes += len;
-                Ok(Filled::Resident)
-            }
-            Err(refusal) => Err(refusal),
-        }
+        self.publish(reservation, &found.entry, true).await.map(|_| Filled::Resident)
     }
 
-    /// Acknowledges a put whose payload is in place: first the store has it, then everybody finds it.
+    /// Acknowledges a put whose payload is in place.
     pub(super) async fn put(
         &self,
         reservation: Box<Reservation>,
         checksums: &Checksums,
     ) -> Result<PutOutcome, Refusal> {
-        let _turn = self.store.turn(&self.incarnation, reservation.key()).await;
+        // Before the turn: what the store takes meanwhile may be an older block of the same key.
+        if reservation.is_back()
+            && let Err(refusal) = self.wait_while_owing(&reservation).await
+        {
+            self.agent.cache().abandon(&reservation);
+            return Err(refusal);
+        }
+        let turn = self.store.turn(&self.incarnation, reservation.key()).await;
+        let options = match self.judge(&reservation, checksums) {
+            Judged::Settled(settled) => {
+                self.agent.cache().abandon(&reservation);
+                return settled;
+            }
+            Judged::Goes(options) => options,
+        };
+        let outcome = if reservation.is_back() {
+            self.put_back(reservation, checksums, &options).await
+        } else {
+            self.put_through(reservation, checksums, &options).await
+        };
+        drop(turn);
+        outcome
+    }
+
+    /// What memory says of a put.
+    fn judge(&self, reservation: &Reservation, checksums: &Checksums) -> Judged {
+        let mut cache = self.agent.cache();
+        let held = cache.held(reservation, checksums, clock::coarse_ns());
+        match (cache.options(self.uid, self.namespace), held) {
+            (Err(refusal), _) => Judged::Settled(Err(refusal)),
+            (Ok(_), Held::Same) => Judged::Settled(Ok(PutOutcome::AlreadyHeld)),
+            (Ok(options), Held::Other { len }) if !options.overwrite => {
+                Judged::Settled(Err(Refusal::Exists { held: len, offered: reservation.len() }))
+            }
+            (Ok(options), _) => Judged::Goes(options),
+        }
+    }
+
+    /// Holds a put back while the store is behind, and refuses it when that lasts too long.
+    async fn wait_while_owing(&self, reservation: &Reservation) -> Result<(), Refusal> {
+        let mut until = None;
+        loop {
+            // Before the look, or what the store takes meanwhile would not be heard of.
+            let written = self.agent.written.notified();
+            {
+                let mut cache = self.agent.cache();
+                if !cache.owes_too_much(self.uid, reservation.len()) {
+                    return Ok(());
+                }
+                cache.figures(self.uid).put_waits += u64::from(until.is_none());
+            }
+            // A little less than the caller waits, so that it learns this and not only that there was no answer.
+            let until = *until.get_or_insert_with(|| Instant::now() + self.store.timeout().mul_f64(0.9));
+            if tokio::time::timeout_at(until.into(), written).await.is_err() {
+                return Err(Refusal::Store(
+                    "the store is slower than the puts, and half of the quota waits for it already; put less at a time, or look at the store".into(),
+                ));
+            }
+        }
+    }
+
+    /// First everybody finds the block, then the store has it.
+    async fn put_back(
+        &self,
+        mut reservation: Box<Reservation>,
+        checksums: &Checksums,
+        options: &NamespaceOptions,
+    ) -> Result<PutOutcome, Refusal> {
+        let may_be_stored = self.agent.cache().may_be_stored(self.uid, self.namespace, reservation.key());
+        if may_be_stored && !options.overwrite {
+            let lane = self.store.lane(self.uid).await;
+            let found = self.store.find(&self.incarnation, reservation.key()).await;
+            drop(lane);
+            match found {
+                Ok(Lookup::Found(found)) if !found.entry.is_expired() => {
+                    return self.keep_held(reservation, checksums, &found.entry).await;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.agent.cache().abandon(&reservation);
+                    return Err(self.failed(&error));
+                }
+            }
+        }
+        reservation.owe();
+        let outcome = self.commit(reservation, checksums).await;
+        self.agent.owes.notify_one();
+        outcome
+    }
+
+    /// Ends a put under whose key the store has a block.
+    async fn keep_held(
+        &self,
+        reservation: Box<Reservation>,
+        checksums: &Checksums,
+        there: &Entry,
+    ) -> Result<PutOutcome, Refusal> {
+        let offered = reservation.len();
+        if there.len_bytes == offered && there.checksums == *checksums {
+            return self.publish(reservation, there, false).await.map(|_| PutOutcome::AlreadyHeld);
+        }
+        self.agent.cache().abandon(&reservation);
+        Err(Refusal::Exists { held: there.len_bytes, offered })
+    }
+
+    /// First the store has the block, then everybody finds it.
+    async fn put_through(
+        &self,
+        reservation: Box<Reservation>,
+        checksums: &Checksums,
+        options: &NamespaceOptions,
+    ) -> Result<PutOutcome, Refusal> {
         let _lane = self.store.lane(self.uid).await;
         let offered = reservation.len();
-        let options = 'judged: {
-            // Under one lock, or what is judged here would be gone when it is acted upon.
-            let mut cache = self.agent.cache();
-            let held = cache.held(&reservation, checksums, clock::coarse_ns());
-            let settled = match (cache.options(self.uid, self.namespace), held) {
-                (Err(refusal), _) => Err(refusal),
-                (Ok(_), Held::Same) => Ok(PutOutcome::AlreadyHeld),
-                (Ok(options), Held::Other { len }) if !options.overwrite => Err(Refusal::Exists { held: len, offered }),
-                (Ok(options), _) => break 'judged options,
-            };
-            cache.abandon(&reservation);
-            return settled;
-        };
         let entry = Entry::now(reservation.key(), offered, options.ttl_ms, checksums.clone());
         let kept = self.store.put(&self.incarnation, &entry, reservation.memory(), options.overwrite).await;
         match kept {
             Ok(Kept::Stored) => {
-                let outcome = self.publish(reservation, &entry).await?;
+                let outcome = self.publish(reservation, &entry, false).await?;
                 let mut cache = self.agent.cache();
                 let figures = cache.figures(self.uid);
                 figures.stored += 1;
                 figures.stored_bytes += offered;
                 Ok(outcome)
             }
-            Ok(Kept::Held(there)) if there.len_bytes == offered && there.checksums == *checksums => {
-                self.publish(reservation, &there).await.map(|_| PutOutcome::AlreadyHeld)
-            }
-            Ok(Kept::Held(there)) => {
-                self.agent.cache().abandon(&reservation);
-                Err(Refusal::Exists { held: there.len_bytes, offered })
-            }
+            Ok(Kept::Held(there)) => self.keep_held(reservation, checksums, &there).await,
             Err(error) => {
                 self.agent.cache().abandon(&reservation);
                 self.forget(&entry.key);
@@ -182,10 +266,15 @@ impl Stored {
     }
 
     /// Publishes what the store has, with the times that it has there.
-    async fn publish(&self, mut reservation: Box<Reservation>, entry: &Entry) -> Result<PutOutcome, Refusal> {
+    async fn publish(
+        &self,
+        mut reservation: Box<Reservation>,
+        entry: &Entry,
+        loaded: bool,
+    ) -> Result<PutOutcome, Refusal> {
         let left_ns = entry.left_ms().map(|left_ms| left_ms.saturating_mul(1_000_000));
         let expiry_ns = left_ns.map_or(0, |left_ns| clock::coarse_ns().saturating_add(left_ns));
-        reservation.came_back(Times { created_ms: entry.created_ms, expiry_ns });
+        reservation.put_at(Times { created_ms: entry.created_ms, expiry_ns }, loaded);
         let published = self.commit(reservation, &entry.checksums).await;
         if published.is_err() {
             self.forget(&entry.key);
@@ -220,6 +309,20 @@ impl Stored {
         }
     }
 
+    /// Waits until the store has all that was put before.
+    pub(super) async fn sync(self) -> Result<Reply, Refusal> {
+        let waiting = self.agent.cache().begin_sync(self.uid, self.namespace)?;
+        self.agent.owes.notify_one();
+        match waiting {
+            None => Ok(Reply::Done),
+            Some(ended) => match ended.await {
+                Ok(Ok(())) => Ok(Reply::Done),
+                Ok(Err(why)) => Err(Refusal::Store(format!("not all that was put is in the store yet: {why}"))),
+                Err(_) => Err(Refusal::Failed("the agent ends".into())),
+            },
+        }
+    }
+
     /// Keys that begin with `prefix`, in memory or in the store.
     pub(super) async fn keys(&self, prefix: &str, now_ns: u64) -> Result<Vec<String>, Refusal> {
         let lane = self.store.lane(self.uid).await;
@@ -230,6 +333,14 @@ impl Stored {
         keys.dedup();
         Ok(keys)
     }
+}
+
+/// What memory says of a put.
+enum Judged {
+    /// It has ended so.
+    Settled(Result<PutOutcome, Refusal>),
+    /// It goes on, in a namespace of these options.
+    Goes(NamespaceOptions),
 }
 
 /// How the filling of a block ended.

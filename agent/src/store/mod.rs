@@ -154,19 +154,19 @@ impl Store {
         }
     }
 
-    /// Makes a namespace. Where another agent was quicker its record counts.
+    /// Makes a namespace, and says whether it was made now. Where another agent was quicker its record counts.
     pub(crate) async fn create_namespace(
         &self,
         uid: u32,
         name: &str,
         options: &NamespaceOptions,
-    ) -> Result<Record, StoreError> {
+    ) -> Result<(Record, bool), StoreError> {
         let record = fresh(name, options)?;
         match self.write_record(uid, name, &record, Mode::Create).await? {
-            Published::Done => Ok(record),
+            Published::Done => Ok((record, true)),
             Published::Exists => {
                 let there = self.namespace(uid, name).await?;
-                there.ok_or_else(|| StoreError::Changed(names::options(uid, name)))
+                Ok((there.ok_or_else(|| StoreError::Changed(names::options(uid, name)))?, false))
             }
         }
     }

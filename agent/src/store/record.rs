@@ -24,6 +24,7 @@ struct Text {
     version: u32,
     name: String,
     incarnation: String,
+    durability: String,
     eviction: String,
     overwrite: bool,
     quota_bytes: Option<u64>,
@@ -39,7 +40,9 @@ impl Record {
 
     /// The text.
     pub(crate) fn to_text(&self) -> String {
-        let NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, .. } = &self.options;
+        let NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability } = &self.options;
+        // A namespace without a store has no record.
+        let durability = if *durability == Some(Durability::Back) { "back" } else { "through" };
         let eviction = match eviction {
             Eviction::Evict => "evict",
             Eviction::Keep => "keep",
@@ -47,7 +50,7 @@ impl Record {
         // Quoted by the library: a name may hold quotes.
         let name = toml::Value::String(self.name.clone());
         let mut text = format!(
-            "version = {VERSION}\nname = {name}\nincarnation = \"{:032x}\"\neviction = \"{eviction}\"\noverwrite = {overwrite}\n",
+            "version = {VERSION}\nname = {name}\nincarnation = \"{:032x}\"\ndurability = \"{durability}\"\neviction = \"{eviction}\"\noverwrite = {overwrite}\n",
             self.incarnation
         );
         for (name, value) in [("quota_bytes", quota_bytes), ("ttl_ms", ttl_ms)] {
@@ -73,12 +76,17 @@ impl Record {
             "keep" => Eviction::Keep,
             other => return Err(format!("its eviction is {other:?}, not evict or keep")),
         };
+        let durability = match text.durability.as_str() {
+            "through" => Durability::Through,
+            "back" => Durability::Back,
+            other => return Err(format!("its durability is {other:?}, not through or back")),
+        };
         let options = NamespaceOptions {
             eviction,
             overwrite: text.overwrite,
             quota_bytes: text.quota_bytes,
             ttl_ms: text.ttl_ms,
-            durability: Some(Durability::Through),
+            durability: Some(durability),
         };
         Ok(Record { name: text.name, incarnation, options })
     }
@@ -90,12 +98,12 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        for (eviction, overwrite, quota_bytes, ttl_ms) in [
-            (Eviction::Evict, false, None, None),
-            (Eviction::Keep, true, Some(1 << 40), Some(1)),
-            (Eviction::Evict, true, Some(1), Some(i64::MAX as u64)),
+        for (eviction, overwrite, quota_bytes, ttl_ms, durability) in [
+            (Eviction::Evict, false, None, None, Durability::Through),
+            (Eviction::Keep, true, Some(1 << 40), Some(1), Durability::Back),
+            (Eviction::Evict, true, Some(1), Some(i64::MAX as u64), Durability::Through),
         ] {
-            let durability = Some(Durability::Through);
+            let durability = Some(durability);
             let options = NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability };
             let record = Record::new("a/\"b\" 'c'", options).unwrap();
             assert_eq!(Record::from_text(&record.to_text()), Ok(record));
@@ -108,6 +116,7 @@ mod tests {
         for (from, to, why) in [
             ("version = 1", "version = 2", "version 2"),
             ("evict\"", "lose\"", "eviction"),
+            ("through\"", "scratch\"", "durability"),
             ("incarnation = \"", "incarnation = \"0", "32 hexadecimal"),
             ("overwrite", "overwrites", "unknown field"),
         ] {

@@ -5,12 +5,14 @@
 //! another program, and is stopped and killed like any client. Blocks are filled by [`pattern`], so that whoever reads one
 //! can tell whether each byte is the right one.
 
+mod full_store;
 mod harness;
 mod pattern;
 mod proc;
 mod puppet;
 mod roles;
 
+mod back;
 mod basics;
 mod churn;
 mod death;

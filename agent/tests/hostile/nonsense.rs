@@ -65,7 +65,8 @@ impl Fool {
             overwrite: self.below(2) == 0,
             quota_bytes: (self.below(2) == 0).then(|| self.len()),
             ttl_ms: [None, Some(0), Some(3), Some(1000), Some(u64::MAX)][self.below(5)],
-            durability: [None, None, Some(Durability::Scratch), Some(Durability::Through)][self.below(4)],
+            durability: [None, Some(Durability::Scratch), Some(Durability::Through), Some(Durability::Back)]
+                [self.below(4)],
         }
     }
 

@@ -201,6 +201,18 @@ pub(crate) enum Command {
         at: BlockArgs,
     },
 
+    /// Wait until the store has all that was put into a namespace
+    ///
+    /// For namespaces of durability `back`, whose puts return before the store has the blocks. Status 1 when a block could
+    /// not be written: it stays in memory and is tried again. Waits without end, or as long as --timeout says.
+    ///
+    /// Example: larder sync results
+    Sync {
+        /// Namespace
+        #[arg(value_name = "NS")]
+        namespace: OsString,
+    },
+
     /// Delete every block of a namespace
     ///
     /// The namespace and its options stay.

@@ -97,6 +97,8 @@ fn limit_duration(text: &str) -> Result<Limit<Duration>, DurationError> {
 pub(crate) enum DurabilityArg {
     /// The block lasts as long as the agent, and no longer than eviction lets it
     Scratch,
+    /// The block is in memory when the put returns and in the store soon after; `larder sync` waits for that
+    Back,
     /// The block is in the store when the put returns; the default where the agent has a store
     Through,
 }

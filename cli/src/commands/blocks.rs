@@ -88,6 +88,13 @@ pub(crate) fn remove(at: &BlockArgs, global: &Global, output: Output) -> Result<
     output.done(|| format!("{key}: deleted"), || json!({ "key": key }))
 }
 
+pub(crate) fn sync(namespace: &OsStr, global: &Global, output: Output) -> Result<()> {
+    let (_client, namespace) = open(namespace, global)?;
+    namespace.sync()?;
+    let name = namespace.name();
+    output.done(|| format!("{name}: all that was put is in the store"), || json!({ "name": name }))
+}
+
 pub(crate) fn clear(namespace: &OsStr, global: &Global, output: Output) -> Result<()> {
     let (_client, namespace) = open(namespace, global)?;
     let blocks = namespace.clear()?;

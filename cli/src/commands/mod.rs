@@ -36,6 +36,7 @@ pub(crate) fn run(command: Command, global: &Global, output: &Output) -> Result<
             blocks::list(&namespace, prefix.as_deref(), direct, global, output)
         }
         Command::Rm { at } => blocks::remove(&at, global, output),
+        Command::Sync { namespace } => blocks::sync(&namespace, global, output),
         Command::Clear { namespace } => blocks::clear(&namespace, global, output),
         Command::Ns(command) => namespaces::run(command, global, output),
         Command::Demo(args) => demo::run(&args, output),

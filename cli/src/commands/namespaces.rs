@@ -65,6 +65,7 @@ fn apply(given: &NsOptions, mut options: NamespaceOptions) -> Result<NamespaceOp
     match given.durability {
         None => {}
         Some(DurabilityArg::Through) => options.durability = Some(Durability::Through),
+        Some(DurabilityArg::Back) => options.durability = Some(Durability::Back),
         Some(DurabilityArg::Scratch) => options.durability = Some(Durability::Scratch),
     }
     match given.eviction {
@@ -106,6 +107,7 @@ fn eviction(options: &NamespaceOptions) -> &'static str {
 fn durability(options: &NamespaceOptions) -> &'static str {
     match options.durability {
         Some(Durability::Through) => "through",
+        Some(Durability::Back) => "back",
         Some(Durability::Scratch) | None => "scratch",
     }
 }

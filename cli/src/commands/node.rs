@@ -97,6 +97,8 @@ fn stat_text(stat: &AgentStat) -> String {
     row("Store", String::new(), "");
     row("  loads", count(tenant.loads), &bytes(tenant.load_bytes));
     row("  stored", count(tenant.stored), &bytes(tenant.stored_bytes));
+    row("  not there yet", count(tenant.dirty_blocks), &format!("{} of memory", bytes(tenant.dirty_bytes)));
+    row("  puts held back", count(tenant.put_waits), "until the store had taken earlier ones");
     row("  damaged", count(tenant.store_damaged), "objects that could not be read, and so misses");
     row("  failures", count(tenant.store_failures), "calls that failed");
     columns(&[Align::Left, Align::Right, Align::Left], &rows)
@@ -147,6 +149,9 @@ fn stat_json(stat: &AgentStat) -> Value {
             "stored_bytes": tenant.stored_bytes,
             "store_damaged": tenant.store_damaged,
             "store_failures": tenant.store_failures,
+            "dirty_blocks": tenant.dirty_blocks,
+            "dirty_bytes": tenant.dirty_bytes,
+            "put_waits": tenant.put_waits,
         },
     })
 }

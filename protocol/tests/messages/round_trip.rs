@@ -23,13 +23,15 @@ fn item() -> impl Strategy<Value = PutItem> {
 }
 
 fn options() -> impl Strategy<Value = NamespaceOptions> {
-    any::<(bool, bool, Option<u64>, Option<u64>, Option<bool>)>().prop_map(
-        |(keep, overwrite, quota_bytes, ttl_ms, through)| NamespaceOptions {
+    let durability =
+        prop::sample::select(vec![None, Some(Durability::Through), Some(Durability::Scratch), Some(Durability::Back)]);
+    (any::<(bool, bool, Option<u64>, Option<u64>)>(), durability).prop_map(
+        |((keep, overwrite, quota_bytes, ttl_ms), durability)| NamespaceOptions {
             eviction: if keep { Eviction::Keep } else { Eviction::Evict },
             overwrite,
             quota_bytes,
             ttl_ms,
-            durability: through.map(|through| if through { Durability::Through } else { Durability::Scratch }),
+            durability,
         },
     )
 }

@@ -51,6 +51,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Envelope)> {
         ("delete", Request::Delete { namespace, key }),
         ("list", Request::List { namespace, prefix: "a".into(), children: true, cursor: 0x2a }),
         ("clear", Request::Clear { name }),
+        ("sync", Request::Sync { namespace }),
         ("stat", Request::Stat),
         ("pins", Request::Pins),
         ("resize", Request::Resize { capacity: 0x2b }),
@@ -108,6 +109,9 @@ fn stat() -> AgentStat {
             stored_bytes: 36,
             store_damaged: 37,
             store_failures: 38,
+            dirty_blocks: 39,
+            dirty_bytes: 40,
+            put_waits: 41,
         },
     }
 }
