@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -46,7 +45,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         }
         if let Some(url) = &config.store {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let tried = runtime.block_on(open_store(url, config.store_timeout));
+            let tried = runtime.block_on(open_store(url, &config));
             runtime.shutdown_background();
             tried?;
         }
@@ -72,7 +71,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         let listener =
             Listener::bind(&config.socket).with_context(|| format!("cannot listen at {}", config.socket.display()))?;
         let store = match &config.store {
-            Some(url) => Some(open_store(url, config.store_timeout).await?),
+            Some(url) => Some(open_store(url, &config).await?),
             None => None,
         };
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -98,8 +97,9 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Opens the store, and says what is wrong with it in one sentence.
-async fn open_store(url: &StoreUrl, timeout: Duration) -> anyhow::Result<Store> {
-    Store::open(url, timeout).await.map_err(|why| anyhow::anyhow!("the store {url} cannot be used: {why}"))
+async fn open_store(url: &StoreUrl, config: &Config) -> anyhow::Result<Store> {
+    let opened = Store::open(url, &config.store_options, config.store_timeout).await;
+    opened.map_err(|why| anyhow::anyhow!("the store {url} cannot be used: {why}"))
 }
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {

@@ -14,6 +14,7 @@ Other ways to set the same:
   Every option but --check-config is a variable of the environment: LARDER_SEGMENT_SIZE=64MiB.
   A flag wins over the environment, the environment over the file.
   Limits of single users are tables in the file: [[tenant]] with uid, quota and guaranteed.
+  How to reach a store is one: [store_options] with endpoint, credentials_file and more (docs/stores.md).
 
 Example:
   larderd --capacity 4GiB --socket /run/larder/larder.sock";
@@ -88,7 +89,8 @@ pub struct Args {
     pub max_slots_per_session: Option<String>,
 
     /// Where blocks of durable namespaces are kept, as a URL: file:///absolute/path of a directory on any mounted file
-    /// system [default: none, and all namespaces are scratch]
+    /// system, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or memory:// for trials. How to reach it
+    /// stands in the table [store_options] of the file [default: none, and all namespaces are scratch]
     #[arg(long, value_name = "URL", help_heading = "Store")]
     pub store: Option<String>,
 

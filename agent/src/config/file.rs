@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
 use super::source::{Given, Origin, SCALAR_COUNT, SCALAR_KEYS};
+use super::store_options::{GivenStoreOptions, STORE_KEY_COUNT, STORE_KEYS};
 
 /// A larger file is a mistake (a device, a log), and is not read to its end.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -20,6 +21,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The key that holds the tables of tenants, and the keys of such a table.
 const TENANT: &str = "tenant";
 const TENANT_KEYS: [&str; 3] = ["uid", "quota", "guaranteed"];
+
+/// The key of the table of the store's options.
+const STORE_OPTIONS: &str = "store_options";
 
 /// The file as it is written: each value still text, with its place for messages.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -60,6 +64,61 @@ pub struct FileConfig {
     /// As [`super::Config::tenants`].
     #[serde(default)]
     pub tenant: Vec<Spanned<TenantTable>>,
+    /// As [`super::Config::store_options`].
+    pub store_options: Option<Spanned<StoreOptionsTable>>,
+}
+
+/// The table `[store_options]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreOptionsTable {
+    /// As [`super::StoreOptions::endpoint`].
+    pub endpoint: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::region`].
+    pub region: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::account`].
+    pub account: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::allow_http`].
+    pub allow_http: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::credentials_file`].
+    pub credentials_file: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::profile`].
+    pub profile: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::concurrency`].
+    pub concurrency: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::retries`].
+    pub retries: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::retry_timeout`], in seconds.
+    pub retry_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::connect_timeout`], in seconds.
+    pub connect_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::read_timeout`], in seconds.
+    pub read_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::write_timeout`], in seconds.
+    pub write_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::requests_per_second`].
+    pub requests_per_second: Option<Spanned<Scalar>>,
+}
+
+impl StoreOptionsTable {
+    /// Each value beside its key, in the order of `STORE_KEYS`.
+    fn into_scalars(self) -> [(&'static str, Option<Spanned<Scalar>>); STORE_KEY_COUNT] {
+        [
+            ("endpoint", self.endpoint),
+            ("region", self.region),
+            ("account", self.account),
+            ("allow_http", self.allow_http),
+            ("credentials_file", self.credentials_file),
+            ("profile", self.profile),
+            ("concurrency", self.concurrency),
+            ("retries", self.retries),
+            ("retry_timeout", self.retry_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("read_timeout", self.read_timeout),
+            ("write_timeout", self.write_timeout),
+            ("requests_per_second", self.requests_per_second),
+        ]
+    }
 }
 
 /// One table `[[tenant]]`.
@@ -157,6 +216,7 @@ impl FileConfig {
 pub(super) struct GivenByFile {
     pub(super) scalars: Vec<Given>,
     pub(super) tenants: Vec<GivenTenant>,
+    pub(super) store_options: Option<GivenStoreOptions>,
 }
 
 /// What one table `[[tenant]]` gives.
@@ -195,7 +255,7 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
     let mut root = lines.or_problem(DeTable::parse(text))?;
     lines.take_unknown_keys(root.get_mut());
     let file: FileConfig = lines.or_problem(deserialize(root))?;
-    let tenants = file.tenant.clone();
+    let (tenants, store_options) = (file.tenant.clone(), file.store_options.clone());
     let scalars = file.into_scalars().into_iter().filter_map(|(key, value)| lines.given(key, value)).collect();
     let tenants = tenants.into_iter().map(|table| {
         let line = lines.line_at(table.span().start);
@@ -207,7 +267,13 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
             guaranteed: lines.given("guaranteed", guaranteed),
         }
     });
-    Some(GivenByFile { scalars, tenants: tenants.collect() })
+    let tenants = tenants.collect();
+    let store_options = store_options.map(|table| {
+        let line = lines.line_at(table.span().start);
+        let keys = table.into_inner().into_scalars();
+        GivenStoreOptions { line, keys: keys.into_iter().filter_map(|(key, value)| lines.given(key, value)).collect() }
+    });
+    Some(GivenByFile { scalars, tenants, store_options })
 }
 
 fn deserialize<T: DeserializeOwned>(root: Spanned<DeTable<'_>>) -> Result<T, toml::de::Error> {
@@ -258,8 +324,18 @@ impl Lines<'_> {
 
     /// Reports and removes every unknown key, where serde by itself would stop at the first.
     fn take_unknown_keys(&mut self, root: &mut DeTable<'_>) {
-        let known: Vec<&'static str> = SCALAR_KEYS.into_iter().chain([TENANT]).collect();
+        let known: Vec<&'static str> = SCALAR_KEYS.into_iter().chain([TENANT, STORE_OPTIONS]).collect();
         self.take_unknown(root, &known);
+        if let Some(options) = root.get_mut(STORE_OPTIONS) {
+            let line = self.line_at(options.span().start);
+            match options.get_mut() {
+                DeValue::Table(table) => self.take_unknown(table, &STORE_KEYS),
+                _ => {
+                    self.problems.push(Problem::StoreOptionsNotTable { path: self.path.to_owned(), line });
+                    root.remove(STORE_OPTIONS);
+                }
+            }
+        }
         let Some(tenant) = root.get_mut(TENANT) else {
             return;
         };

@@ -11,6 +11,7 @@ mod machine;
 mod problem;
 mod resolve;
 mod source;
+mod store_options;
 mod store_url;
 mod value;
 
@@ -27,11 +28,12 @@ use larder_protocol::units::ByteSize;
 
 pub use args::Args;
 pub use cpu_list::{CPU_NUMBER_MAX, CpuListError, format_cpu_list, parse_cpu_list};
-pub use file::{FileConfig, Scalar, TenantTable};
+pub use file::{FileConfig, Scalar, StoreOptionsTable, TenantTable};
 pub use machine::{Machine, MachineError};
 pub use problem::{ConfigError, Problem};
 pub use source::{Given, Origin};
-pub use store_url::{StoreUrl, StoreUrlError};
+pub use store_options::StoreOptions;
+pub use store_url::{Bucket, PREFIX_BYTES_MAX, Service, StoreKind, StoreUrl, StoreUrlError};
 pub use value::ValueError;
 
 /// Segments, and the huge pages they may be made of, come in this unit.
@@ -142,6 +144,10 @@ pub struct Config {
     pub store: Option<StoreUrl>,
     /// The most that one request to the store may take.
     pub store_timeout: Duration,
+    /// How the store is reached.
+    pub store_options: StoreOptions,
+    /// Which of these the file gave.
+    store_keys: Vec<&'static str>,
     /// The filter of the log, in the syntax of `tracing`.
     pub log: String,
     /// For each key, where its value came from: file, environment, flag or default.
@@ -212,7 +218,11 @@ impl Config {
             let limits = format!("quota {}, guaranteed {}", exact(tenant.quota), exact(tenant.guaranteed));
             (format!("tenant.{}", tenant.uid), limits, "file")
         });
-        settings.into_iter().chain(tenants).collect()
+        let options = self.store.iter().flat_map(|url| self.store_options.describe(url.kind())).map(|(key, value)| {
+            let source = if self.store_keys.contains(&key) { "file" } else { Origin::Default.name() };
+            (format!("store_options.{key}"), value, source)
+        });
+        settings.into_iter().chain(tenants).chain(options).collect()
     }
 }
 

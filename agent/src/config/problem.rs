@@ -8,6 +8,7 @@ use larder_protocol::units::ByteSize;
 
 use super::cpu_list::format_cpu_list;
 use super::source::{Given, excerpt, shown_path};
+use super::store_url::StoreKind;
 use super::value::ValueError;
 use super::{CAPACITY_MIN, HUGE_PAGE, HugePages, MEMORY_LEFT_TO_SYSTEM};
 
@@ -247,6 +248,42 @@ pub enum Problem {
         /// The capacity.
         capacity: ByteSize,
     },
+    /// The key `store_options` holds something else than a table.
+    #[error("line {line} of {}: store_options is no plain key: write a table [store_options]", shown_path(.path))]
+    StoreOptionsNotTable {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// There are options for a store, and no store.
+    #[error(
+        "line {line} of {}: the table [store_options] is for a store, and none is set: set store, or take the table out",
+        shown_path(.path)
+    )]
+    StoreOptionsWithoutStore {
+        /// The file.
+        path: PathBuf,
+        /// The line the table starts at, from 1.
+        line: usize,
+    },
+    /// An option that a store of this kind does not have.
+    #[error("{given} means nothing for a store of the kind {kind}: take it out")]
+    StoreOptionNotForKind {
+        /// The option as given.
+        given: Given,
+        /// The kind of the store.
+        kind: StoreKind,
+    },
+    /// A server without TLS that nobody allowed.
+    #[error(
+        "{given} sends blocks unencrypted, where others may read and change them: use https, or allow it with \
+         allow_http = true"
+    )]
+    StoreEndpointNotSecret {
+        /// The server as given.
+        given: Given,
+    },
     /// The path of the socket is longer than the kernel takes.
     #[error("the socket path {} has {len_bytes} bytes: choose one of at most {max_bytes} with --socket", shown_path(.path))]
     SocketPathTooLong {
@@ -266,6 +303,15 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// A value that means nothing. What may be a secret is not repeated.
+    pub(super) fn value(given: &Given, error: ValueError) -> Self {
+        let mut given = given.clone();
+        if error.is_about_secret() {
+            given.text = "...".into();
+        }
+        Self::Value { given, error }
+    }
+
     pub(super) fn unknown_key(path: &Path, line: usize, key: &str, known: &[&'static str]) -> Self {
         let advice = KeyAdvice { nearest: nearest(key, known), known: known.to_vec() };
         Self::UnknownKey { path: path.to_owned(), line, key: excerpt(key), advice }

@@ -17,6 +17,7 @@ use super::file::{self, GivenByFile, GivenTenant};
 use super::machine::Machine;
 use super::problem::{ConfigError, Problem};
 use super::source::{Given, Origin, Sources, from_environment};
+use super::store_options::{GivenStoreOptions, StoreOptions};
 use super::value::{
     ValueError, parse_bool, parse_capacity, parse_huge_pages, parse_log, parse_numa, parse_number, parse_populate,
 };
@@ -46,7 +47,7 @@ pub(super) fn load(
     };
     let read = config.as_ref().map(|path| file::read(path, &mut problems));
     let file_is_lost = matches!(read, Some(None));
-    let GivenByFile { scalars, tenants } = read.flatten().unwrap_or_default();
+    let GivenByFile { scalars, tenants, store_options } = read.flatten().unwrap_or_default();
     let sources = BTreeMap::from([("config", config_origin.name())]);
     let mut resolver = Resolver { given: Sources::new(args, env, scalars), machine, problems, sources };
 
@@ -58,6 +59,9 @@ pub(super) fn load(
     let tenant_quota = resolver.share_of_capacity("tenant_quota", bound, QUOTA_MIN, bound);
     let pinned_quota = resolver.share_of_capacity("pinned_quota", ByteSize(bound.bytes() / 2), ByteSize(1), bound);
     let tenants = resolver.tenants(config.as_deref(), tenants, tenant_quota, bound);
+    let store = resolver.value("store", str::parse::<StoreUrl>).map(|(url, _)| url);
+    let store_keys = store_options.iter().flat_map(|table| &table.keys).map(|given| given.key).collect();
+    let store_options = resolver.store_options(config.as_deref(), store_options, store.as_ref());
     let settings = Config {
         capacity: bound,
         socket: resolver.socket(env),
@@ -79,10 +83,12 @@ pub(super) fn load(
             SLOTS_PER_SESSION_MAX,
         ),
         staging: resolver.staging(),
-        store: resolver.value("store", str::parse::<StoreUrl>).map(|(url, _)| url),
+        store,
         store_timeout: Duration::from_secs(
             resolver.count("store_timeout", STORE_TIMEOUT_DEFAULT_S, STORE_TIMEOUT_MAX_S).into(),
         ),
+        store_options,
+        store_keys,
         log: resolver.value_or("log", "info".to_owned(), parse_log),
         sources: BTreeMap::new(),
     };
@@ -133,7 +139,7 @@ impl Resolver<'_> {
         match text.and_then(|text| Ok(parse(text.trim())?)) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.report(Problem::Value { given: given.clone(), error });
+                self.report(Problem::value(given, error));
                 None
             }
         }
@@ -274,6 +280,24 @@ impl Resolver<'_> {
             self.report(Problem::GuaranteedAboveQuota { given: given.clone(), uid, quota });
         }
         Some(TenantLimits { uid, quota, guaranteed })
+    }
+
+    fn store_options(
+        &mut self,
+        path: Option<&Path>,
+        table: Option<GivenStoreOptions>,
+        store: Option<&StoreUrl>,
+    ) -> StoreOptions {
+        let Some(table) = table else { return StoreOptions::default() };
+        if let Some(url) = store {
+            return StoreOptions::resolve(&table.keys, url.kind(), &mut self.problems);
+        }
+        // A URL that cannot be read was reported already.
+        if self.given.find("store").is_none() {
+            let path = path.map(Path::to_owned).unwrap_or_default();
+            self.report(Problem::StoreOptionsWithoutStore { path, line: table.line });
+        }
+        StoreOptions::default()
     }
 
     fn staging(&mut self) -> ByteSize {

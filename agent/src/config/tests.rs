@@ -382,6 +382,112 @@ fn each_problem_of_a_tenant_has_its_sentence() {
     assert_eq!(problems("[tenant]\nuid = 3"), [format!("line 2 of FILE: {not_tables}")]);
 }
 
+/// A possible value of each option of a store that is not its default.
+const STORE_SAMPLES: [(&str, &str); 13] = [
+    ("endpoint", "https://store.example:9000/"),
+    ("region", "eu-1"),
+    ("account", "climate"),
+    ("allow_http", "true"),
+    ("credentials_file", "/etc/larder/store"),
+    ("profile", "larder"),
+    ("concurrency", "7"),
+    ("retries", "12"),
+    ("retry_timeout", "90"),
+    ("connect_timeout", "3"),
+    ("read_timeout", "4"),
+    ("write_timeout", "50"),
+    ("requests_per_second", "100"),
+];
+
+#[test]
+fn every_option_of_a_store_is_read_for_the_kinds_that_have_it() {
+    let table: String = STORE_SAMPLES.iter().map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
+    let all = STORE_SAMPLES.map(|(key, _)| key);
+    let not_in_memory: Vec<_> =
+        all.into_iter().filter(|key| !["concurrency", "requests_per_second"].contains(key)).collect();
+    for (url, foreign) in [
+        ("s3://bucket", &["account"][..]),
+        ("gs://bucket/a", &["region", "account", "profile"]),
+        ("az://container", &["region", "profile"]),
+        ("file:///tmp/x", &all),
+        ("memory://", &not_in_memory),
+    ] {
+        let file = format!("capacity = \"4GiB\"\nstore = \"{url}\"\n[store_options]\n");
+        let kind = url.parse::<StoreUrl>().unwrap().kind();
+        let refused: Vec<String> = (4..)
+            .zip(STORE_SAMPLES)
+            .filter(|(_, (key, _))| foreign.contains(key))
+            .map(|(line, (key, value))| {
+                format!(
+                    "{key} = {value} (line {line} of FILE) means nothing for a store of the kind {kind}: take it out"
+                )
+            })
+            .collect();
+        assert_eq!(with_file(&(file.clone() + &table)).problems(), refused);
+        let known: String = table
+            .lines()
+            .filter(|line| !foreign.iter().any(|key| line.starts_with(&format!("{key} ="))))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = with_file(&(file.clone() + &known)).config();
+        let rows: Vec<_> = config.describe().into_iter().filter(|row| row.0.starts_with("store_options.")).collect();
+        assert_eq!(rows.len(), STORE_SAMPLES.len() - foreign.len());
+        for (key, value) in STORE_SAMPLES.iter().filter(|(key, _)| !foreign.contains(key)) {
+            let row = (format!("store_options.{key}"), value.trim_end_matches('/').to_owned(), "file");
+            assert!(rows.contains(&row), "{row:?} in {rows:?}");
+        }
+        assert_eq!(with_file(&file).config().store_options, StoreOptions::default());
+    }
+}
+
+#[test]
+fn each_problem_of_a_store_s_options_has_its_sentence() {
+    let problems =
+        |lines: &str| with_file(&format!("capacity = \"4GiB\"\nstore = \"s3://bucket\"\n{lines}")).problems();
+    assert_eq!(
+        with_file("capacity = \"4GiB\"\n[store_options]\nretries = 1").problems(),
+        ["line 2 of FILE: the table [store_options] is for a store, and none is set: set store, or take the table out"]
+    );
+    assert_eq!(
+        problems("store_options = 3"),
+        ["line 3 of FILE: store_options is no plain key: write a table [store_options]"]
+    );
+    assert_eq!(
+        problems("[store_options]\nendpiont = \"https://a\""),
+        ["line 4 of FILE: there is no key \"endpiont\": did you mean endpoint?"]
+    );
+    assert_eq!(
+        problems("[store_options]\nendpoint = \"http://a:1\""),
+        [
+            "endpoint = http://a:1 (line 4 of FILE) sends blocks unencrypted, where others may read and change them: use \
+          https, or allow it with allow_http = true"
+        ]
+    );
+    assert_eq!(
+        problems("[store_options]\nretry_timeout = 300\nconcurrency = 0\ncredentials_file = \"a\"\nregion = []"),
+        [
+            "line 7 of FILE: region takes no list, table or date: write one text, such as region = \"...\"",
+            "credentials_file = a (line 6 of FILE): write an absolute path",
+            "concurrency = 0 (line 5 of FILE): write a whole number from 1 to 256",
+            "retry_timeout = 300 (line 4 of FILE): write a whole number from 1 to 280",
+        ]
+    );
+    for endpoint in ["ftp://a", "https://", "https://a?b", "https:///x", "https://id:geheim@a"] {
+        assert_eq!(
+            problems(&format!("[store_options]\nendpoint = \"{endpoint}\"")),
+            ["endpoint = ... (line 4 of FILE): write a URL such as https://host:port, without user, password, ? or #"]
+        );
+    }
+    for url in ["s3://id:geheim@bucket", "az://container?sig=geheim"] {
+        let said = with_flags(&["--capacity=4GiB", "--store", url]).problems();
+        assert!(said.len() == 1 && said[0].starts_with("--store ...: the URL of a store takes no"), "{said:?}");
+    }
+    let config = with_file(
+        "capacity = \"4GiB\"\nstore = \"s3://bucket\"\n[store_options]\nendpoint = \"http://a:1\"\nallow_http = true",
+    );
+    assert_eq!(config.config().store_options.endpoint.as_deref(), Some("http://a:1"));
+}
+
 #[test]
 fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
     assert_eq!(
@@ -390,7 +496,7 @@ fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
         [
             "line 1 of FILE: there is no key \"staging_size\": the keys are capacity, huge_pages, populate, \
              segment_size, staging, numa, cpus, spin, tenant_quota, pinned_quota, max_sessions_per_uid, \
-             max_slots_per_session, store, store_timeout, socket, log, tenant",
+             max_slots_per_session, store, store_timeout, socket, log, tenant, store_options",
             "line 3 of FILE: there is no key \"huge-pages\": did you mean huge_pages?",
             "line 6 of FILE: there is no key \"qota\": did you mean quota?",
         ]

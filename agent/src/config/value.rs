@@ -18,6 +18,9 @@ pub enum ValueError {
     /// It names no store.
     #[error(transparent)]
     Store(#[from] StoreUrlError),
+    /// It is not a server's URL.
+    #[error("write a URL such as https://host:port, without user, password, ? or #")]
+    Endpoint,
     /// It is not a percentage.
     #[error("a percentage is a whole number from 1% to 100%")]
     Percentage,
@@ -41,6 +44,13 @@ pub enum ValueError {
     /// It is not text.
     #[error("it is not UTF-8")]
     NotUtf8,
+}
+
+impl ValueError {
+    /// Whether the text may hold a secret that somebody wrote where it does not belong.
+    pub(super) fn is_about_secret(&self) -> bool {
+        matches!(self, Self::Store(StoreUrlError::Credentials | StoreUrlError::Query) | Self::Endpoint)
+    }
 }
 
 pub(super) fn parse_capacity(text: &str, mem_total: ByteSize) -> Result<ByteSize, ValueError> {

@@ -40,6 +40,23 @@ pub(crate) struct Memory {
     pub(crate) len_bytes: u64,
 }
 
+impl Memory {
+    /// The run as the map counts, checked: a map panics on a range outside it.
+    pub(crate) fn range(&self) -> Result<(usize, usize), StoreError> {
+        let Memory { mapping, offset_bytes, len_bytes } = self;
+        let inside = || {
+            let (at, len) = (usize::try_from(*offset_bytes).ok()?, usize::try_from(*len_bytes).ok()?);
+            (at.checked_add(len)? <= mapping.len()).then_some((at, len))
+        };
+        inside().ok_or_else(|| {
+            let len = mapping.len();
+            StoreError::Failed(format!(
+                "range {offset_bytes}+{len_bytes} is outside a map of {len} bytes; please report it"
+            ))
+        })
+    }
+}
+
 /// An object to be published: some bytes, and behind them the payload where it lies in memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {

@@ -23,7 +23,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use larder_protocol::memory::Mapping;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode as Permissions;
@@ -169,7 +168,7 @@ fn read(
     into: &Memory,
     extra: usize,
 ) -> Result<(), StoreError> {
-    let (at, len) = range_of(into)?;
+    let (at, len) = into.range()?;
     let Some((file, found)) = open_object(root, name)? else { return Err(changed(root, name)) };
     let end = offset_bytes.checked_add(into.len_bytes);
     if version_of(&found) != version || end.is_none_or(|end| end > found.len()) {
@@ -206,20 +205,4 @@ fn remove(root: &Root, name: &str) -> Result<bool, StoreError> {
 
 fn changed(root: &Root, name: &str) -> StoreError {
     StoreError::Changed(root.path_of(name).display().to_string())
-}
-
-/// The run of memory as the map counts, checked: a map panics on a range outside it.
-fn range_of(memory: &Memory) -> Result<(usize, usize), StoreError> {
-    let Memory { mapping, offset_bytes, len_bytes } = memory;
-    range_in(mapping, *offset_bytes, *len_bytes).ok_or_else(|| {
-        let len = mapping.len();
-        StoreError::Failed(format!(
-            "range {offset_bytes}+{len_bytes} is outside a map of {len} bytes; please report it"
-        ))
-    })
-}
-
-fn range_in(mapping: &Mapping, offset_bytes: u64, len_bytes: u64) -> Option<(usize, usize)> {
-    let (at, len) = (usize::try_from(offset_bytes).ok()?, usize::try_from(len_bytes).ok()?);
-    (at.checked_add(len)? <= mapping.len()).then_some((at, len))
 }

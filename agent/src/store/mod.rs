@@ -12,6 +12,7 @@ mod locks;
 mod names;
 mod probe;
 mod record;
+mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,9 @@ use lanes::{Lane, Lanes};
 use locks::Locks;
 use names::Named;
 pub(crate) use record::Record;
+use remote::Remote;
 
-use crate::config::StoreUrl;
+use crate::config::{StoreOptions, StoreUrl};
 
 /// Most bytes of a namespace's record.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
@@ -81,23 +83,22 @@ impl Store {
     ///
     /// # Errors
     /// One sentence that says what is wrong and what to do.
-    pub async fn open(url: &StoreUrl, timeout: Duration) -> Result<Store, String> {
-        let StoreUrl::Directory(path) = url.clone();
-        let opening = tokio::task::spawn_blocking(move || Directory::open(&path));
+    pub async fn open(url: &StoreUrl, options: &StoreOptions, timeout: Duration) -> Result<Store, String> {
         let trying = async {
-            let backend = opening.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
             let store = Store {
-                backend: Box::new(backend),
+                backend: open_backend(url, options).await?,
                 locks: Locks::default(),
                 lanes: Lanes::default(),
                 timeout,
                 url: url.clone(),
             };
-            probe::probe(store.backend.as_ref()).await.map_err(|why| why.to_string())?;
+            probe::probe(store.backend.as_ref()).await?;
             Ok(store)
         };
-        let waited = tokio::time::timeout(timeout, trying).await;
-        waited.unwrap_or_else(|_| Err(format!("it gave no answer within {} s", timeout.as_secs())))
+        match tokio::time::timeout(timeout, trying).await {
+            Ok(tried) => tried.map_err(|why: StoreError| why.to_string()),
+            Err(_) => Err(format!("it gave no answer within {} s", timeout.as_secs())),
+        }
     }
 
     /// How long a caller waits for a request. The request itself is never given up: what it reads into or writes from is
@@ -347,6 +348,14 @@ impl Store {
             names.iter().for_each(|name| each(name));
         }
     }
+}
+
+async fn open_backend(url: &StoreUrl, options: &StoreOptions) -> Result<Box<dyn Backend>, StoreError> {
+    let StoreUrl::Directory(path) = url.clone() else {
+        return Ok(Box::new(Remote::open(url, options).await?));
+    };
+    let opening = tokio::task::spawn_blocking(move || Directory::open(&path)).await;
+    Ok(Box::new(opening.map_err(|error| StoreError::Failed(error.to_string()))??))
 }
 
 fn fresh(name: &str, options: &NamespaceOptions) -> Result<Record, StoreError> {

@@ -124,7 +124,7 @@ fn compare(extents: &Extents, bitmap: &Bitmap) {
     let holes = bitmap.holes();
     let seen: Vec<_> = extents.by_offset.iter().map(|(&offset, &len)| (offset, len)).collect();
     assert_eq!(seen, holes, "holes, fully merged");
-    let free_bytes = holes.iter().map(|&(_, len)| len).sum();
+    let free_bytes: u64 = holes.iter().map(|&(_, len)| len).sum();
     assert_eq!(extents.free_bytes(), free_bytes);
     assert_eq!(extents.used_bytes(), SEGMENT_BYTES - free_bytes);
     assert_eq!(extents.largest_free_bytes(), holes.iter().map(|&(_, len)| len).max().unwrap_or(0));

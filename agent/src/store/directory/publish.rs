@@ -12,7 +12,7 @@ use super::failure::{failure, of_io};
 use super::pieces::{self, WRITE_LANES};
 use super::root::Root;
 use super::temporary::Temporary;
-use super::{Mode, Object, Published, StoreError, range_of};
+use super::{Mode, Object, Published, StoreError};
 
 /// How often others may remove the directories on the way before it is their fault.
 const MOST_TRIES: usize = 64;
@@ -90,7 +90,7 @@ fn write(temporary: &Temporary<'_>, object: &Object, extra: usize) -> Result<(),
     let file = temporary.file();
     file.write_all_at(&object.head, 0).map_err(|error| failed(&error, "write"))?;
     if let Some(payload) = &object.payload {
-        let (at, len) = range_of(payload)?;
+        let (at, len) = payload.range()?;
         let head = object.head.len() as u64;
         let written = pieces::each(len, extra.min(WRITE_LANES - 1), |piece| {
             payload.mapping.write_to(at + piece.start, piece.len(), file, head + piece.start as u64)

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use larder_protocol::memory::{HugePages, Memfd, Platform};
+use larder_protocol::memory::{HugePages, Mapping, Memfd, Platform};
 use tempfile::TempDir;
 
 use super::*;

@@ -16,7 +16,11 @@ enum Lie {
     ReplaceKeeps,
     EmptyList,
     ListIgnoresAfter,
+    /// As a tree is walked.
+    ListsDirectoriesFirst,
     ZeroesRead,
+    /// Reads whatever has the name now.
+    StaleRead,
     RemoveKeeps,
     RemoveSaysNo,
 }
@@ -61,6 +65,12 @@ impl Backend for Liar {
         if self.lie == Lie::ZeroesRead {
             return Box::pin(async { Ok(()) });
         }
+        if self.lie == Lie::StaleRead {
+            return Box::pin(async move {
+                let now = self.inner.start(name, 0).await?.map_or_else(String::new, |start| start.version);
+                self.inner.read(name, &now, offset_bytes, into).await
+            });
+        }
         self.inner.read(name, version, offset_bytes, into)
     }
 
@@ -78,6 +88,11 @@ impl Backend for Liar {
         Box::pin(async move {
             match self.lie {
                 Lie::EmptyList => Ok(Vec::new()),
+                Lie::ListsDirectoriesFirst => {
+                    let mut names = self.inner.list(prefix, after, most).await?;
+                    names.sort_unstable_by_key(|name| name.replace('/', "\0"));
+                    Ok(names)
+                }
                 Lie::ListIgnoresAfter => self.inner.list(prefix, "", most).await,
                 _ => self.inner.list(prefix, after, most).await,
             }
@@ -110,7 +125,9 @@ async fn a_store_that_does_not_do_as_it_says_is_refused() {
         (Lie::ReplaceKeeps, "other bytes than were published"),
         (Lie::EmptyList, "its list does not show"),
         (Lie::ListIgnoresAfter, "its list does not show"),
+        (Lie::ListsDirectoriesFirst, "in another order"),
         (Lie::ZeroesRead, "other bytes than were published"),
+        (Lie::StaleRead, "does not tell a reader that an object was replaced"),
         (Lie::RemoveKeeps, "is still there"),
         (Lie::RemoveSaysNo, "nothing to remove"),
     ] {
