@@ -29,6 +29,7 @@ use std::time::Duration;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tracing::warn;
 
 use super::backend::{Backend, Memory, Mode, Object, Pending, Published, Start, StoreError};
 use crate::config::{StoreOptions, StoreUrl};
@@ -80,6 +81,9 @@ impl Remote {
             .build()
             .map_err(|error| StoreError::Failed(format!("the threads for {url} cannot be started: {error}")))?;
         let threads = Threads(Some(runtime));
+        if *url == StoreUrl::Memory {
+            warn!("the store is in the agent's own memory: nothing in it outlives the agent");
+        }
         let (opened, options) = (url.clone(), options.clone());
         // Reads files: credentials, and the certificates of the system.
         let connecting = threads.handle().spawn_blocking(move || connect::connect(&opened, &options));

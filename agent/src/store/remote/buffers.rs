@@ -18,9 +18,6 @@ const PIECES_MAX: usize = 32;
 /// Pieces that are kept while none is in use.
 const PIECES_KEPT: usize = 8;
 
-/// What is shorter is allocated as it is needed, and counted as a piece all the same.
-const SHORT_BYTES: usize = 64 << 10;
-
 /// The pieces. A clone is another handle on the same ones.
 #[derive(Clone, Debug)]
 pub(super) struct Buffers {
@@ -70,7 +67,8 @@ impl Buffers {
 impl Buffer {
     /// Has `fill` write all bytes, piece by piece; it is told where each piece begins.
     pub(super) fn fill(&self, mut fill: impl FnMut(usize, &mut [u8])) -> Vec<Bytes> {
-        if self.len_bytes <= SHORT_BYTES {
+        // Also counted as a piece. As long as it has to be: a store in memory keeps what it is given.
+        if self.len_bytes <= PIECE_BYTES {
             let mut bytes = vec![0; self.len_bytes];
             fill(0, &mut bytes);
             return vec![bytes.into()];
@@ -136,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_filled_in_comes_out_and_pieces_are_used_again() {
         let buffers = Buffers::new();
-        for len in [0, 1, SHORT_BYTES, SHORT_BYTES + 1, PIECE_BYTES, 3 * PIECE_BYTES + 5, 100_000] {
+        for len in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 5, 100_000] {
             let filled = fill(&buffers.take(len).await).concat();
             assert_eq!(filled.len(), len);
             assert!(filled.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at % 256), "{len}");

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
@@ -87,7 +87,8 @@ fn s3(bucket: &Bucket, options: &StoreOptions) -> Result<Clients, String> {
         // Every server knows how to delete one object.
         .with_disable_bulk_delete(true);
     if let Some(endpoint) = &options.endpoint {
-        builder = builder.with_endpoint(endpoint);
+        // The environment may name one for S3 alone, which would count more than another.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
     }
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
@@ -110,7 +111,10 @@ fn s3(bucket: &Bucket, options: &StoreOptions) -> Result<Clients, String> {
 }
 
 fn gcs(bucket: &Bucket, options: &StoreOptions) -> Result<Clients, String> {
-    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&bucket.name);
+    // With a file nothing of the environment counts: two keys of service accounts would be refused.
+    let is_given = options.credentials_file.is_some();
+    let builder = if is_given { GoogleCloudStorageBuilder::new() } else { GoogleCloudStorageBuilder::from_env() };
+    let mut builder = builder.with_bucket_name(&bucket.name);
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_base_url(endpoint);
     }

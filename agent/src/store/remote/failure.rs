@@ -7,7 +7,7 @@ use object_store::Error;
 use object_store::client::HttpError;
 
 use super::StoreError;
-use crate::config::{StoreKind, StoreUrl};
+use crate::config::{Service, StoreKind, StoreUrl};
 
 /// Most characters of what a server said.
 const SAID_CHARS_MAX: usize = 200;
@@ -63,7 +63,8 @@ pub(super) fn failure(error: &Error, what: &str, name: &str, url: &StoreUrl) -> 
     }
     if matches!(error, Error::NotFound { .. }) && is_bucket_absent(error) {
         let StoreUrl::Bucket(bucket) = url else { return StoreError::Failed(cannot) };
-        return StoreError::Failed(format!("{cannot}: the bucket {} is not there; create it", bucket.name));
+        let what = if bucket.service == Service::Azure { "container" } else { "bucket" };
+        return StoreError::Failed(format!("{cannot}: the {what} {} is not there; create it", bucket.name));
     }
     let said = said(error, &text);
     match (error, status(&text)) {
@@ -93,7 +94,6 @@ pub(super) fn failure(error: &Error, what: &str, name: &str, url: &StoreUrl) -> 
 
 /// What to do about credentials that are nowhere.
 fn no_credentials(kind: StoreKind) -> String {
-    use crate::config::Service;
     let variables = match kind {
         StoreKind::Bucket(Service::Gcs) => "GOOGLE_APPLICATION_CREDENTIALS",
         StoreKind::Bucket(Service::Azure) => "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",

@@ -18,8 +18,9 @@ use object_store::{ObjectMeta, ObjectStore};
 use super::link::LARGE;
 use super::{Place, StoreError, failure};
 
-/// Names that are kept for the next pages, at most.
+/// Names that are kept for the next pages, at most, and their bytes.
 const KEPT_MAX: usize = 50_000;
+const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// How long they are kept. Whoever goes through a list asks again at once.
 const KEPT_FOR: Duration = Duration::from_secs(10);
@@ -64,7 +65,7 @@ impl Place {
         if let Some(names) = self.order.take(prefix, after, most) {
             return Ok(names);
         }
-        let (names, is_all) = self.list_all(prefix, after, most.max(KEPT_MAX)).await?;
+        let (names, is_all) = self.list_all(prefix, after, most).await?;
         Ok(self.order.keep(prefix, names, is_all, most))
     }
 
@@ -96,10 +97,11 @@ impl Place {
         Ok(Some(names))
     }
 
-    /// The first `most` of all names behind `after`, sorted, and whether these are all.
+    /// The first of all names behind `after`, sorted: `most`, and as many more as can be kept. Whether these are all.
     async fn list_all(&self, prefix: &str, after: &str, most: usize) -> Result<(Vec<String>, bool), StoreError> {
         let mut smallest = BinaryHeap::new();
         let mut is_all = true;
+        let mut bytes = 0;
         let _request = self.limits.request().await;
         let mut listed = self.listed(prefix, None)?;
         while let Some(found) = listed.next().await {
@@ -110,9 +112,10 @@ impl Place {
             let Some(name) = self.name_of(&found).filter(|name| name.as_str() > after && is_shown(prefix, name)) else {
                 continue;
             };
+            bytes += name.len();
             smallest.push(name);
-            if smallest.len() > most {
-                smallest.pop();
+            while smallest.len() > most && (smallest.len() > KEPT_MAX || bytes > KEPT_BYTES_MAX) {
+                bytes -= smallest.pop().map_or(0, |name| name.len());
                 is_all = false;
             }
         }

@@ -23,6 +23,9 @@ const TRIES_MAX: usize = 16;
 /// The most that one try of a piece may take, whatever trickles in: some 50 KiB a second.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// The same for the start of an object, retries included, whose end is the client's retry limit.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// How often an object may be replaced while its start is looked for.
 const REPLACED_MAX: usize = 8;
 
@@ -83,6 +86,11 @@ impl Place {
 
     /// Up to `most` bytes from the start of an object, and what the server says of it.
     pub(super) async fn first_bytes(&self, name: &str, most: u64) -> Result<Option<(Vec<u8>, ObjectMeta)>, StoreError> {
+        let read = tokio::time::timeout(START_TIMEOUT, self.try_first_bytes(name, most));
+        read.await.unwrap_or_else(|_| Err(self.too_slow(name)))
+    }
+
+    async fn try_first_bytes(&self, name: &str, most: u64) -> Result<Option<(Vec<u8>, ObjectMeta)>, StoreError> {
         let key = self.key(name)?;
         let _request = self.limits.request().await;
         let range = Some(GetRange::Bounded(0..most));
@@ -153,10 +161,7 @@ impl Place {
             let stop = match tokio::time::timeout(PIECE_TIMEOUT, tried).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(stop)) => stop,
-                Err(_) => Stop::Again(StoreError::Unavailable(format!(
-                    "cannot read {} now: its bytes come too slowly",
-                    self.shown(name)
-                ))),
+                Err(_) => Stop::Again(self.too_slow(name)),
             };
             tries += 1;
             match stop {
@@ -218,6 +223,10 @@ impl Place {
             return Err(self.changed(name));
         }
         if found.range == *piece { Ok(()) } else { Err(self.other_range(name)) }
+    }
+
+    fn too_slow(&self, name: &str) -> StoreError {
+        StoreError::Unavailable(format!("cannot read {} now: its bytes come too slowly", self.shown(name)))
     }
 
     fn other_range(&self, name: &str) -> StoreError {
