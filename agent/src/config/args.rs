@@ -90,7 +90,7 @@ pub struct Args {
 
     /// Where blocks of durable namespaces are kept, as a URL: file:///absolute/path of a directory on any mounted file
     /// system, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or memory:// for trials. How to reach it
-    /// stands in the table [store_options] of the file [default: none, and all namespaces are scratch]
+    /// stands in the table store_options of the file [default: none, and all namespaces are scratch]
     #[arg(long, value_name = "URL", help_heading = "Store")]
     pub store: Option<String>,
 

@@ -41,6 +41,13 @@ use list::Order;
 /// Threads for all requests: they copy, sign and encrypt, and never block.
 const THREADS: usize = 2;
 
+/// Further tries at least of what the library does not try again: a lost answer is no reason to fail.
+const RETRIES_MIN: u32 = 3;
+
+/// Before the first of these, and before the last.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// How soon to look for what crashed publishers left.
 const ORPHANS_AFTER: Duration = Duration::from_secs(60);
 
@@ -63,6 +70,7 @@ struct Place {
     /// For messages.
     url: StoreUrl,
     limits: Limits,
+    retries: u32,
     buffers: Buffers,
     order: Order,
 }
@@ -212,11 +220,30 @@ impl Place {
     /// Deletes one object. `false` where the store says that there was none.
     async fn delete(&self, name: &str) -> Result<bool, StoreError> {
         let key = self.key(name)?;
-        let _request = self.limits.request().await;
-        match self.writes.delete(&key).await {
-            Ok(()) => Ok(true),
-            Err(error) if failure::is_absent(&error) => Ok(false),
-            Err(error) => Err(self.failure(&error, "remove", name)),
+        let mut pauses = self.pauses();
+        let mut was_tried = false;
+        loop {
+            let deleted = {
+                let _request = self.limits.request().await;
+                self.writes.delete(&key).await
+            };
+            let error = match deleted {
+                Ok(()) => return Ok(true),
+                // Gone at a further try: it may have been there at the first.
+                Err(error) if failure::is_absent(&error) => return Ok(was_tried),
+                Err(error) => error,
+            };
+            // The library takes a delete for something that may not be done twice.
+            match pauses.next().filter(|_| failure::is_transport(&error)) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(self.failure(&error, "remove", name)),
+            }
+            was_tried = true;
         }
+    }
+
+    /// How long to wait before each further try of what the library does not try again by itself.
+    fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
+        (0..self.retries.max(RETRIES_MIN)).map(|number| (PAUSE * 2_u32.pow(number.min(10))).min(PAUSE_MAX))
     }
 }

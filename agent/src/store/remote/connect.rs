@@ -74,6 +74,7 @@ pub(super) fn connect(url: &StoreUrl, options: &StoreOptions) -> Result<Connecte
         prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
         url: url.clone(),
         limits: Limits::new(options.concurrency, options.requests_per_second),
+        retries: options.retries,
         buffers: Buffers::new(),
         order: Order::default(),
     };

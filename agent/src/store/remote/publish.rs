@@ -1,7 +1,5 @@
 //! Writing: an object in one request, or a large one in parts under a name of its own with a link that leads there.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use tokio::task::JoinSet;
@@ -22,12 +20,6 @@ const PARTS_MAX: u64 = 10_000;
 
 /// Parts of one object that may be under way at once.
 const PARTS_AT_ONCE: usize = 4;
-
-/// How often a create is tried whose object is not there afterwards.
-const CREATE_TRIES: u32 = 4;
-
-/// How long to wait before the second try; then twice as long.
-const CREATE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is compared of an object to know it again. An entry's head has a checksum of everything behind it.
 const COMPARED_BYTES_MAX: u64 = 64 << 10;
@@ -97,7 +89,7 @@ impl Place {
     async fn put(&self, name: &str, payload: PutPayload, mode: Mode) -> Result<Published, StoreError> {
         let key = self.key(name)?;
         let what = if mode == Mode::Create { "create" } else { "write" };
-        let mut tries = 0;
+        let mut pauses = self.pauses();
         loop {
             let mode = if mode == Mode::Create { PutMode::Create } else { PutMode::Overwrite };
             let is_create = mode == PutMode::Create;
@@ -117,11 +109,10 @@ impl Place {
                 Settled::Other => return Ok(Published::Exists),
                 Settled::Absent => {}
             }
-            tries += 1;
-            if tries == CREATE_TRIES {
-                return Err(self.failure(&error, what, name));
+            match pauses.next() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(self.failure(&error, what, name)),
             }
-            tokio::time::sleep(CREATE_PAUSE * 2_u32.pow(tries)).await;
         }
     }
 

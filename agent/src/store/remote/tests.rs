@@ -19,7 +19,13 @@ const LARGE_BYTES: usize = (20 << 20) + 4097;
 fn over(objects: Arc<dyn ObjectStore>, prefix: &str) -> Remote {
     let options = StoreOptions::default();
     let connected = connect::connect(&StoreUrl::Memory, &options).unwrap();
-    let place = Place { reads: Arc::clone(&objects), writes: objects, prefix: prefix.to_owned(), ..connected.place };
+    let place = Place {
+        reads: Arc::clone(&objects),
+        writes: objects,
+        prefix: prefix.to_owned(),
+        retries: 3,
+        ..connected.place
+    };
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     Remote { place: Arc::new(place), threads: Threads(Some(runtime)) }
 }

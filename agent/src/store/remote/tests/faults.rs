@@ -23,6 +23,8 @@ pub(super) enum Fault {
     LostAnswers,
     /// The first so many writes are refused as if somebody else wrote too, and nothing is there.
     Conflicts(usize),
+    /// Deletes are done, and every other answer to them is lost.
+    LostDeletes,
     /// A write is answered with a server's error, and nothing is there.
     Unavailable,
     /// Each answer to a read of a part ends after so many bytes.
@@ -154,7 +156,14 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let deleted = self.inner.delete_stream(locations);
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            Fault::LostDeletes if number.is_multiple_of(2) => {
+                stream::once(deleted.for_each(|_| std::future::ready(()))).map(|()| Err(lost())).boxed()
+            }
+            _ => deleted,
+        }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -226,6 +235,18 @@ async fn a_create_whose_answer_was_lost_is_known_again() {
     }
     let replaced = store.publish("small", object(b"ours", b"new"), Mode::Replace).await;
     assert!(matches!(replaced, Err(StoreError::Unavailable(_))), "{replaced:?}");
+}
+
+#[tokio::test]
+async fn a_delete_whose_answer_was_lost_is_tried_again() {
+    let (objects, store) = faulty(Fault::LostDeletes);
+    for len in [1, LARGE_BYTES] {
+        store.publish("k", object(b"h", &noise(1, len)), Mode::Create).await.unwrap();
+        objects.writes.store(0, Ordering::Relaxed);
+        assert_eq!(store.remove("k").await, Ok(true));
+        assert_eq!(keys(&objects.inner).await, [""; 0]);
+    }
+    assert_eq!(store.remove("k").await, Ok(false));
 }
 
 #[tokio::test]
