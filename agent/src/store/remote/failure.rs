@@ -87,6 +87,10 @@ pub(super) fn failure(error: &Error, what: &str, name: &str, url: &StoreUrl) -> 
         _ if text.contains("non-partial response") => StoreError::Failed(format!(
             "{cannot}: the server answers a read of a part with the whole object, so that it cannot be used"
         )),
+        _ if said.contains("invalid peer certificate") => StoreError::Denied(format!(
+            "{cannot}: the server's certificate is not trusted ({said}); add its authority to those of the system, or name \
+             a file that has it in SSL_CERT_FILE"
+        )),
         _ if is_transport(error) => StoreError::Unavailable(format!("{cannot} now: {said}")),
         _ => StoreError::Failed(format!("{cannot}: {said}")),
     }
@@ -219,6 +223,10 @@ mod tests {
         let way = HttpError::new(HttpErrorKind::Timeout, timed_out);
         let way = Error::Generic { store: "S3", source: Box::new(way) };
         assert!(matches!(of(&way), StoreError::Unavailable(why) if why.ends_with("operation timed out")));
+        let untrusted = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+        let way = HttpError::new(HttpErrorKind::Connect, untrusted);
+        let way = Error::Generic { store: "S3", source: Box::new(way) };
+        assert!(matches!(of(&way), StoreError::Denied(why) if why.contains("SSL_CERT_FILE")));
     }
 
     #[test]
