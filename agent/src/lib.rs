@@ -11,6 +11,8 @@ pub mod config;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod keeper;
+#[cfg_attr(not(test), expect(dead_code, reason = "sessions do not ask for URLs yet"))]
+mod origin;
 pub mod server;
 mod session;
 mod store;

@@ -10,10 +10,11 @@ Sizes:
   Bytes (4096), or a number and KiB, MiB, GiB, TiB (powers of 1024) or KB, MB, GB, TB (powers of 1000).
 
 Other ways to set the same:
-  Every option but --config and --check-config is a key of the file: segment_size = \"64MiB\".
-  Every option but --check-config is a variable of the environment: LARDER_SEGMENT_SIZE=64MiB.
+  Every option but --config, --check-config and --allow-origin is a key of the file: segment_size = \"64MiB\".
+  Every option but --check-config and --allow-origin is a variable of the environment: LARDER_SEGMENT_SIZE=64MiB.
   A flag wins over the environment, the environment over the file.
   Limits of single users are tables in the file: [[tenant]] with uid, quota and guaranteed.
+  Origins with users, credentials and more are tables: [[origin]] with prefix and others (docs/origins.md).
   How to reach a store is one: [store_options] with endpoint, credentials_file and more (docs/stores.md).
 
 Example:
@@ -97,6 +98,12 @@ pub struct Args {
     /// The most seconds that one request to the store may take, 1 to 3600 [default: 60]
     #[arg(long, value_name = "SECONDS", help_heading = "Store")]
     pub store_timeout: Option<String>,
+
+    /// URLs that every user's tasks may have fetched, by how they begin: http://, https://, s3://, gs:// or az://, a host or
+    /// bucket, and whole parts of a path. May be given several times [default: what tables [[origin]] list; whoever has the
+    /// agent's own uid may fetch everything]
+    #[arg(long, value_name = "PREFIX", help_heading = "Origins")]
+    pub allow_origin: Vec<String>,
 
     /// Socket to listen on [default: /run/larder/larder.sock for root, else $XDG_RUNTIME_DIR/larder/larder.sock, else
     /// /tmp/larder-UID/larder.sock]

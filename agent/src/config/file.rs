@@ -11,6 +11,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::origins::{GivenOrigin, ORIGIN_KEYS};
 use super::problem::Problem;
 use super::source::{Given, Origin, SCALAR_COUNT, SCALAR_KEYS};
 use super::store_options::{GivenStoreOptions, STORE_KEY_COUNT, STORE_KEYS};
@@ -21,6 +22,9 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The key that holds the tables of tenants, and the keys of such a table.
 const TENANT: &str = "tenant";
 const TENANT_KEYS: [&str; 3] = ["uid", "quota", "guaranteed"];
+
+/// The key that holds the tables of origins.
+const ORIGIN: &str = "origin";
 
 /// The key of the table of the store's options.
 const STORE_OPTIONS: &str = "store_options";
@@ -66,6 +70,73 @@ pub struct FileConfig {
     pub tenant: Vec<Spanned<TenantTable>>,
     /// As [`super::Config::store_options`].
     pub store_options: Option<Spanned<StoreOptionsTable>>,
+    /// As [`super::Config::origins`].
+    #[serde(default)]
+    pub origin: Vec<Spanned<OriginTable>>,
+}
+
+/// One table `[[origin]]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginTable {
+    /// As [`super::ListedOrigin::prefix`].
+    pub prefix: Option<Spanned<Scalar>>,
+    /// As [`super::ListedOrigin::users`].
+    pub users: Option<Vec<Spanned<Scalar>>>,
+    /// As [`super::ListedOrigin::is_public`].
+    pub public: Option<Spanned<Scalar>>,
+    /// As [`super::ListedOrigin::is_anonymous`].
+    pub anonymous: Option<Spanned<Scalar>>,
+    /// As [`super::ListedOrigin::proxy`].
+    pub proxy: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::endpoint`].
+    pub endpoint: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::region`].
+    pub region: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::account`].
+    pub account: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::allow_http`].
+    pub allow_http: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::credentials_file`].
+    pub credentials_file: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::profile`].
+    pub profile: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::concurrency`].
+    pub concurrency: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::retries`].
+    pub retries: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::retry_timeout`], in seconds.
+    pub retry_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::connect_timeout`], in seconds.
+    pub connect_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::read_timeout`], in seconds.
+    pub read_timeout: Option<Spanned<Scalar>>,
+    /// As [`super::StoreOptions::requests_per_second`].
+    pub requests_per_second: Option<Spanned<Scalar>>,
+}
+
+impl OriginTable {
+    /// Each single value beside its key.
+    fn scalars(&self) -> [(&'static str, &Option<Spanned<Scalar>>); 16] {
+        [
+            ("prefix", &self.prefix),
+            ("public", &self.public),
+            ("anonymous", &self.anonymous),
+            ("proxy", &self.proxy),
+            ("endpoint", &self.endpoint),
+            ("region", &self.region),
+            ("account", &self.account),
+            ("allow_http", &self.allow_http),
+            ("credentials_file", &self.credentials_file),
+            ("profile", &self.profile),
+            ("concurrency", &self.concurrency),
+            ("retries", &self.retries),
+            ("retry_timeout", &self.retry_timeout),
+            ("connect_timeout", &self.connect_timeout),
+            ("read_timeout", &self.read_timeout),
+            ("requests_per_second", &self.requests_per_second),
+        ]
+    }
 }
 
 /// The table `[store_options]`.
@@ -217,6 +288,7 @@ pub(super) struct GivenByFile {
     pub(super) scalars: Vec<Given>,
     pub(super) tenants: Vec<GivenTenant>,
     pub(super) store_options: Option<GivenStoreOptions>,
+    pub(super) origins: Vec<GivenOrigin>,
 }
 
 /// What one table `[[tenant]]` gives.
@@ -255,7 +327,7 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
     let mut root = lines.or_problem(DeTable::parse(text))?;
     lines.take_unknown_keys(root.get_mut());
     let file: FileConfig = lines.or_problem(deserialize(root))?;
-    let (tenants, store_options) = (file.tenant.clone(), file.store_options.clone());
+    let (tenants, store_options, origins) = (file.tenant.clone(), file.store_options.clone(), file.origin.clone());
     let scalars = file.into_scalars().into_iter().filter_map(|(key, value)| lines.given(key, value)).collect();
     let tenants = tenants.into_iter().map(|table| {
         let line = lines.line_at(table.span().start);
@@ -273,7 +345,17 @@ pub(super) fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Opt
         let keys = table.into_inner().into_scalars();
         GivenStoreOptions { line, keys: keys.into_iter().filter_map(|(key, value)| lines.given(key, value)).collect() }
     });
-    Some(GivenByFile { scalars, tenants, store_options })
+    let origins = origins.into_iter().map(|table| {
+        let line = lines.line_at(table.span().start);
+        let table = table.into_inner();
+        let scalars = table.scalars().into_iter();
+        let keys = scalars.filter_map(|(key, value)| lines.given(key, value.clone())).collect();
+        let users = table.users.clone();
+        let users = users.map(|users| users.into_iter().filter_map(|uid| lines.given("users", Some(uid))).collect());
+        GivenOrigin { line, keys, users }
+    });
+    let origins = origins.collect();
+    Some(GivenByFile { scalars, tenants, store_options, origins })
 }
 
 fn deserialize<T: DeserializeOwned>(root: Spanned<DeTable<'_>>) -> Result<T, toml::de::Error> {
@@ -324,7 +406,7 @@ impl Lines<'_> {
 
     /// Reports and removes every unknown key, where serde by itself would stop at the first.
     fn take_unknown_keys(&mut self, root: &mut DeTable<'_>) {
-        let known: Vec<&'static str> = SCALAR_KEYS.into_iter().chain([TENANT, STORE_OPTIONS]).collect();
+        let known: Vec<&'static str> = SCALAR_KEYS.into_iter().chain([TENANT, STORE_OPTIONS, ORIGIN]).collect();
         self.take_unknown(root, &known);
         if let Some(options) = root.get_mut(STORE_OPTIONS) {
             let line = self.line_at(options.span().start);
@@ -336,25 +418,34 @@ impl Lines<'_> {
                 }
             }
         }
-        let Some(tenant) = root.get_mut(TENANT) else {
+        self.take_unknown_of_tables(root, TENANT, &TENANT_KEYS);
+        self.take_unknown_of_tables(root, ORIGIN, &ORIGIN_KEYS);
+    }
+
+    fn take_unknown_of_tables(&mut self, root: &mut DeTable<'_>, name: &'static str, known: &[&'static str]) {
+        let Some(list) = root.get_mut(name) else {
             return;
         };
-        let line = self.line_at(tenant.span().start);
-        let DeValue::Array(tables) = tenant.get_mut() else {
-            return self.refuse_tenant(root, line);
+        let line = self.line_at(list.span().start);
+        let DeValue::Array(tables) = list.get_mut() else {
+            return self.refuse_tables(root, name, line);
         };
         for table in tables.iter_mut() {
             let line = self.line_at(table.span().start);
             match table.get_mut() {
-                DeValue::Table(table) => self.take_unknown(table, &TENANT_KEYS),
-                _ => return self.refuse_tenant(root, line),
+                DeValue::Table(table) => self.take_unknown(table, known),
+                _ => return self.refuse_tables(root, name, line),
             }
         }
     }
 
-    fn refuse_tenant(&mut self, root: &mut DeTable<'_>, line: usize) {
-        self.problems.push(Problem::TenantNotTables { path: self.path.to_owned(), line });
-        root.remove(TENANT);
+    fn refuse_tables(&mut self, root: &mut DeTable<'_>, name: &'static str, line: usize) {
+        let path = self.path.to_owned();
+        self.problems.push(match name {
+            TENANT => Problem::TenantNotTables { path, line },
+            _ => Problem::OriginNotTables { path, line },
+        });
+        root.remove(name);
     }
 
     fn take_unknown(&mut self, table: &mut DeTable<'_>, known: &[&'static str]) {

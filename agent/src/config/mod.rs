@@ -8,6 +8,7 @@ mod args;
 mod cpu_list;
 mod file;
 mod machine;
+mod origins;
 mod problem;
 mod resolve;
 mod source;
@@ -28,8 +29,9 @@ use larder_protocol::units::ByteSize;
 
 pub use args::Args;
 pub use cpu_list::{CPU_NUMBER_MAX, CpuListError, format_cpu_list, parse_cpu_list};
-pub use file::{FileConfig, Scalar, StoreOptionsTable, TenantTable};
+pub use file::{FileConfig, OriginTable, Scalar, StoreOptionsTable, TenantTable};
 pub use machine::{Machine, MachineError};
+pub use origins::{ListedOrigin, OriginsConfig};
 pub use problem::{ConfigError, Problem};
 pub use source::{Given, Origin};
 pub use store_options::StoreOptions;
@@ -148,6 +150,8 @@ pub struct Config {
     pub store_options: StoreOptions,
     /// Which of these the file gave.
     store_keys: Vec<&'static str>,
+    /// Where what tasks ask for by URL may come from.
+    pub origins: OriginsConfig,
     /// The filter of the log, in the syntax of `tracing`.
     pub log: String,
     /// For each key, where its value came from: file, environment, flag or default.
@@ -222,7 +226,7 @@ impl Config {
             let source = if self.store_keys.contains(&key) { "file" } else { Origin::Default.name() };
             (format!("store_options.{key}"), value, source)
         });
-        settings.into_iter().chain(tenants).chain(options).collect()
+        settings.into_iter().chain(tenants).chain(options).chain(self.origins.describe()).collect()
     }
 }
 

@@ -284,6 +284,46 @@ pub enum Problem {
         /// The server as given.
         given: Given,
     },
+    /// The key `origin` holds something else than tables.
+    #[error("line {line} of {}: origin is no plain key: write a table [[origin]] for each prefix", shown_path(.path))]
+    OriginNotTables {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A table of an origin does not say what it is for.
+    #[error(
+        "line {line} of {}: the table [[origin]] has no prefix: add what its URLs begin with, such as \
+         prefix = \"https://data.example.org/\"",
+        shown_path(.path)
+    )]
+    OriginWithoutPrefix {
+        /// The file.
+        path: PathBuf,
+        /// The line the table starts at, from 1.
+        line: usize,
+    },
+    /// An option that an origin of this kind does not have.
+    #[error("{given} means nothing for an origin with the prefix {prefix}: take it out")]
+    OriginOptionNotForKind {
+        /// The option as given.
+        given: Given,
+        /// The prefix of the origin.
+        prefix: String,
+    },
+    /// Keys, and the wish to use none.
+    #[error("{given} contradicts anonymous = true: take one of the two out")]
+    OriginAnonymousWithKeys {
+        /// The file of keys as given.
+        given: Given,
+    },
+    /// Keys that would be sent over a connection that anybody can read.
+    #[error("{given} would send credentials unencrypted: use https, or allow it with allow_http = true")]
+    OriginKeysNotSecret {
+        /// The prefix as given.
+        given: Given,
+    },
     /// The path of the socket is longer than the kernel takes.
     #[error("the socket path {} has {len_bytes} bytes: choose one of at most {max_bytes} with --socket", shown_path(.path))]
     SocketPathTooLong {

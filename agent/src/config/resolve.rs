@@ -15,6 +15,7 @@ use super::args::Args;
 use super::cpu_list::{CpuListError, parse_cpu_list};
 use super::file::{self, GivenByFile, GivenTenant};
 use super::machine::Machine;
+use super::origins::OriginsConfig;
 use super::problem::{ConfigError, Problem};
 use super::source::{Given, Origin, Sources, from_environment};
 use super::store_options::{GivenStoreOptions, StoreOptions};
@@ -30,7 +31,7 @@ use super::{
 /// The longest path that the address of a Unix socket holds, without the zero byte at its end.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// The user id that stands for "no user" in system calls; no tenant can have it.
-const UID_NONE: u32 = u32::MAX;
+pub(super) const UID_NONE: u32 = u32::MAX;
 /// A quota that holds no segment would be a tenant that can keep nothing.
 const QUOTA_MIN: ByteSize = HUGE_PAGE;
 
@@ -47,7 +48,7 @@ pub(super) fn load(
     };
     let read = config.as_ref().map(|path| file::read(path, &mut problems));
     let file_is_lost = matches!(read, Some(None));
-    let GivenByFile { scalars, tenants, store_options } = read.flatten().unwrap_or_default();
+    let GivenByFile { scalars, tenants, store_options, origins } = read.flatten().unwrap_or_default();
     let sources = BTreeMap::from([("config", config_origin.name())]);
     let mut resolver = Resolver { given: Sources::new(args, env, scalars), machine, problems, sources };
 
@@ -62,6 +63,7 @@ pub(super) fn load(
     let store = resolver.value("store", str::parse::<StoreUrl>).map(|(url, _)| url);
     let store_keys = store_options.iter().flat_map(|table| &table.keys).map(|given| given.key).collect();
     let store_options = resolver.store_options(config.as_deref(), store_options, store.as_ref());
+    let origins = OriginsConfig::resolve(config.as_deref(), &origins, &args.allow_origin, &mut resolver.problems);
     let settings = Config {
         capacity: bound,
         socket: resolver.socket(env),
@@ -89,6 +91,7 @@ pub(super) fn load(
         ),
         store_options,
         store_keys,
+        origins,
         log: resolver.value_or("log", "info".to_owned(), parse_log),
         sources: BTreeMap::new(),
     };

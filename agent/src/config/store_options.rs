@@ -109,7 +109,7 @@ impl StoreOptions {
         options
     }
 
-    fn set(&mut self, given: &Given) -> Result<(), ValueError> {
+    pub(super) fn set(&mut self, given: &Given) -> Result<(), ValueError> {
         let text = given.text.to_str().ok_or(ValueError::NotUtf8)?.trim();
         if text.is_empty() {
             return Err(ValueError::Empty);
@@ -159,7 +159,7 @@ impl StoreOptions {
 }
 
 /// Whether a key means something for a store of a kind.
-fn is_for(key: &str, kind: StoreKind) -> bool {
+pub(super) fn is_for(key: &str, kind: StoreKind) -> bool {
     match kind {
         StoreKind::Directory => false,
         StoreKind::Memory => matches!(key, "concurrency" | "requests_per_second"),
@@ -172,7 +172,7 @@ fn is_for(key: &str, kind: StoreKind) -> bool {
 }
 
 /// A server's URL. What is wrong with it is said without it: somebody may have written a password into it.
-fn parse_endpoint(text: &str) -> Result<String, ValueError> {
+pub(super) fn parse_endpoint(text: &str) -> Result<String, ValueError> {
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or(ValueError::Endpoint)?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/[]".contains(&byte);
     if rest.is_empty() || rest.starts_with('/') || !rest.bytes().all(is_plain) {

@@ -496,7 +496,7 @@ fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
         [
             "line 1 of FILE: there is no key \"staging_size\": the keys are capacity, huge_pages, populate, \
              segment_size, staging, numa, cpus, spin, tenant_quota, pinned_quota, max_sessions_per_uid, \
-             max_slots_per_session, store, store_timeout, socket, log, tenant, store_options",
+             max_slots_per_session, store, store_timeout, socket, log, tenant, store_options, origin",
             "line 3 of FILE: there is no key \"huge-pages\": did you mean huge_pages?",
             "line 6 of FILE: there is no key \"qota\": did you mean quota?",
         ]

@@ -21,6 +21,9 @@ pub enum ValueError {
     /// It is not a server's URL.
     #[error("write a URL such as https://host:port, without user, password, ? or #")]
     Endpoint,
+    /// It is no prefix of URLs. Not repeated: it may hold a secret.
+    #[error("{0}")]
+    Prefix(String),
     /// It is not a percentage.
     #[error("a percentage is a whole number from 1% to 100%")]
     Percentage,
@@ -49,7 +52,10 @@ pub enum ValueError {
 impl ValueError {
     /// Whether the text may hold a secret that somebody wrote where it does not belong.
     pub(super) fn is_about_secret(&self) -> bool {
-        matches!(self, Self::Store(StoreUrlError::Credentials | StoreUrlError::Query) | Self::Endpoint)
+        matches!(
+            self,
+            Self::Store(StoreUrlError::Credentials | StoreUrlError::Query) | Self::Endpoint | Self::Prefix(_)
+        )
     }
 }
 

@@ -10,7 +10,7 @@
 
 mod failure;
 mod list;
-mod pieces;
+pub(crate) mod pieces;
 mod publish;
 mod root;
 mod temporary;

@@ -7,12 +7,12 @@
 mod backend;
 mod directory;
 pub(crate) mod entry;
-mod lanes;
+pub(crate) mod lanes;
 mod locks;
 mod names;
 mod probe;
 mod record;
-mod remote;
+pub(crate) mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use tokio::sync::OwnedMutexGuard;
 use backend::{Backend, Mode, Object, Published};
 pub(crate) use backend::{Memory, StoreError};
 use directory::Directory;
+pub(crate) use directory::pieces;
 pub(crate) use entry::Entry;
 use entry::{Read, START_BYTES};
 use lanes::{Lane, Lanes};

@@ -10,9 +10,9 @@
 
 mod buffers;
 mod connect;
-mod credentials;
-mod failure;
-mod limits;
+pub(crate) mod credentials;
+pub(crate) mod failure;
+pub(crate) mod limits;
 mod link;
 mod list;
 mod orphans;

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Length of a piece: a few times what file servers move at once.
-pub(super) const PIECE_BYTES: usize = 4 << 20;
+pub(crate) const PIECE_BYTES: usize = 4 << 20;
 
 /// Pieces of a read under way at once.
-pub(super) const READ_LANES: usize = 4;
+pub(crate) const READ_LANES: usize = 4;
 
 /// Pieces of a write under way at once. Many file systems let one writer at a time into a file: on ext4 two are faster
 /// than one, and four than two are not.
-pub(super) const WRITE_LANES: usize = 2;
+pub(crate) const WRITE_LANES: usize = 2;
 
 /// Calls `transfer` for every piece of `len` bytes, on this thread and up to `extra` others. The first error ends it.
-pub(super) fn each(
+pub(crate) fn each(
     len: usize,
     extra: usize,
     transfer: impl Fn(Range<usize>) -> io::Result<()> + Sync,

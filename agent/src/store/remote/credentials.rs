@@ -30,8 +30,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 const OTHERS: u32 = 0o077;
 
 /// What was read, and what tells whether it is still that.
-pub(super) struct Contents {
-    pub(super) text: String,
+pub(crate) struct Contents {
+    pub(crate) text: String,
     stamp: Stamp,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Contents {
 type Stamp = (u64, u64, i64, i64);
 
 /// Reads a file that only its owner may read, the agent's user or root.
-pub(super) fn read(path: &Path) -> Result<Contents, String> {
+pub(crate) fn read(path: &Path) -> Result<Contents, String> {
     let shown = path.display();
     let cannot = |error: std::io::Error| format!("the credentials in {shown} cannot be read: {error}");
     let (file, found) = open(path).map_err(cannot)?;
@@ -75,7 +75,7 @@ fn stamp_of(found: &Metadata) -> Stamp {
 type Parse<C> = Arc<dyn Fn(&str) -> Result<C, String> + Send + Sync>;
 
 /// Credentials in a file, read again when it changes.
-pub(super) struct FileCredentials<C> {
+pub(crate) struct FileCredentials<C> {
     path: PathBuf,
     parse: Parse<C>,
     present: Mutex<Present<C>>,
@@ -89,7 +89,7 @@ struct Present<C> {
 
 impl<C> FileCredentials<C> {
     /// Reads the file for the first time.
-    pub(super) fn open(
+    pub(crate) fn open(
         path: &Path,
         parse: impl Fn(&str) -> Result<C, String> + Send + Sync + 'static,
     ) -> Result<FileCredentials<C>, String> {
@@ -145,7 +145,7 @@ impl<C: Send + Sync + 'static> CredentialProvider for FileCredentials<C> {
 }
 
 /// A profile of a file as the tools of AWS write it.
-pub(super) fn s3(text: &str, profile: &str) -> Result<AwsCredential, String> {
+pub(crate) fn s3(text: &str, profile: &str) -> Result<AwsCredential, String> {
     let mut is_ours = false;
     let mut was_ours = false;
     let (mut key_id, mut secret_key, mut token) = (None, None, None);
@@ -173,7 +173,7 @@ pub(super) fn s3(text: &str, profile: &str) -> Result<AwsCredential, String> {
 }
 
 /// One line with an account's key, or with a shared access signature.
-pub(super) fn azure(text: &str) -> Result<AzureCredential, String> {
+pub(crate) fn azure(text: &str) -> Result<AzureCredential, String> {
     const FORM: &str = "must have one line, account_key = KEY or sas_token = TOKEN";
     let mut found = None;
     for line in text.lines() {
@@ -199,7 +199,7 @@ pub(super) fn azure(text: &str) -> Result<AzureCredential, String> {
 }
 
 /// `key = value`, unless the line is a comment or empty.
-fn setting(line: &str) -> Option<(&str, &str)> {
+pub(crate) fn setting(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     if line.starts_with(['#', ';']) {
         return None;

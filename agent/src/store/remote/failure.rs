@@ -23,7 +23,7 @@ const METADATA_SERVICES: [&str; 4] =
     ["169.254.169.254", "/latest/api/token", "/metadata/identity/", "/computeMetadata/"];
 
 /// Whether there is no such object. A bucket that is not there is another matter: nothing at all would be found in it.
-pub(super) fn is_absent(error: &Error) -> bool {
+pub(crate) fn is_absent(error: &Error) -> bool {
     matches!(error, Error::NotFound { .. }) && !is_bucket_absent(error)
 }
 
@@ -32,7 +32,7 @@ fn is_bucket_absent(error: &Error) -> bool {
 }
 
 /// Whether the object is not the one that was asked for, or has not the bytes that were.
-pub(super) fn is_other(error: &Error) -> bool {
+pub(crate) fn is_other(error: &Error) -> bool {
     matches!(error, Error::Precondition { .. } | Error::NotModified { .. }) || status(&error.to_string()) == Some(416)
 }
 
@@ -50,12 +50,12 @@ pub(super) fn is_refusal(error: &Error) -> bool {
 }
 
 /// Whether it was the way to the server that failed, so that another try may get further.
-pub(super) fn is_transport(error: &Error) -> bool {
+pub(crate) fn is_transport(error: &Error) -> bool {
     http_error(error).is_some()
 }
 
 /// The error of a request.
-pub(super) fn failure(error: &Error, what: &str, name: &str, url: &StoreUrl) -> StoreError {
+pub(crate) fn failure(error: &Error, what: &str, name: &str, url: &StoreUrl) -> StoreError {
     let text = error.to_string();
     let cannot = format!("cannot {what} {name} in {url}");
     if METADATA_SERVICES.iter().any(|service| text.contains(service)) {

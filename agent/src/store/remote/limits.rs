@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// The limits of one store. A clone is another handle on the same limits.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     requests: Arc<Semaphore>,
     requests_max: usize,
     pace: Option<Arc<Pace>>,
@@ -23,7 +23,7 @@ struct Pace {
 }
 
 impl Limits {
-    pub(super) fn new(requests_max: u32, requests_per_second: Option<u32>) -> Limits {
+    pub(crate) fn new(requests_max: u32, requests_per_second: Option<u32>) -> Limits {
         let requests_max = requests_max as usize;
         let pace = requests_per_second
             .map(|rate| Pace { distance: Duration::from_secs(1) / rate.max(1), next: Mutex::new(Instant::now()) })
@@ -32,13 +32,13 @@ impl Limits {
     }
 
     /// Requests that are under way.
-    pub(super) fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.requests_max - self.requests.available_permits()
     }
 
     /// Waits until a request may begin. It is under way until the permit is dropped, and whoever has one asks for nothing
     /// else meanwhile.
-    pub(super) async fn request(&self) -> OwnedSemaphorePermit {
+    pub(crate) async fn request(&self) -> OwnedSemaphorePermit {
         let permit = Arc::clone(&self.requests).acquire_owned().await.expect("nobody closes the semaphore");
         if let Some(pace) = &self.pace {
             tokio::time::sleep_until(pace.turn(Instant::now())).await;
