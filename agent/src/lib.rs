@@ -8,10 +8,10 @@
 
 mod cache;
 pub mod config;
+mod fetch;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod keeper;
-#[cfg_attr(not(test), expect(dead_code, reason = "sessions do not ask for URLs yet"))]
 mod origin;
 pub mod server;
 mod session;
@@ -19,4 +19,5 @@ mod store;
 mod write_back;
 
 pub use cache::{Material, Settings};
+pub use origin::Origins;
 pub use store::Store;

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use larder_agent::config::{Args, Config, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate, StoreUrl};
 use larder_agent::server::{self, Limits, Listener};
-use larder_agent::{Material, Settings, Store};
+use larder_agent::{Material, Origins, Settings, Store};
 use larder_protocol::memory::{Feature, Platform};
 use larder_protocol::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         for (key, value, source) in config.describe() {
             eprintln!("{key} = {value}  ({source})");
         }
+        origins(&config)?;
         if let Some(url) = &config.store {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let tried = runtime.block_on(open_store(url, &config));
@@ -65,6 +66,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
         spin: config.spin,
         populate_all: config.populate == Populate::All,
     };
+    let origins = origins(&config)?;
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
@@ -89,11 +91,18 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         });
-        server::run(listener, settings, limits, store, capacities, shutdown).await.context("cannot go on serving")
+        server::run(listener, settings, limits, store, origins, capacities, shutdown)
+            .await
+            .context("cannot go on serving")
     })?;
     // Tasks that still wait for a client or a kernel are not waited for: the region's memory is the kernel's to free.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// What may be fetched, from where and for whom.
+fn origins(config: &Config) -> anyhow::Result<Origins> {
+    Origins::new(&config.origins, nix::unistd::geteuid().as_raw()).map_err(anyhow::Error::msg)
 }
 
 /// Opens the store, and says what is wrong with it in one sentence.

@@ -18,6 +18,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Need, Settings, Stop, prepare};
+use crate::fetch::{Fetches, Objects};
+use crate::origin::Origins;
 use crate::store::Store;
 use crate::{keeper, session, write_back};
 
@@ -139,6 +141,9 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
     pub(crate) store: Option<Arc<Store>>,
+    pub(crate) origins: Origins,
+    pub(crate) fetches: Fetches,
+    pub(crate) objects: Objects,
     pub(crate) started: Instant,
     pub(crate) own_uid: u32,
 }
@@ -227,6 +232,7 @@ impl Drop for Seat {
             *count -= 1;
             if *count == 0 {
                 sessions.remove(&self.uid);
+                self.agent.objects.close_all_of(self.uid);
             }
         }
     }
@@ -239,6 +245,7 @@ pub async fn run(
     settings: Settings,
     limits: Limits,
     store: Option<Store>,
+    origins: Origins,
     mut capacities: mpsc::Receiver<u64>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -257,6 +264,9 @@ pub async fn run(
         settings,
         limits,
         store: store.map(Arc::new),
+        origins,
+        fetches: Fetches::default(),
+        objects: Objects::default(),
         started: Instant::now(),
         own_uid: nix::unistd::geteuid().as_raw(),
     });

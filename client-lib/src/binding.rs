@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use larder_protocol::message::{Refusal, Reply, Request};
-use larder_protocol::namespace::NamespaceOptions;
+use larder_protocol::namespace::{NamespaceOptions, Validate};
 use larder_protocol::shelf::{Present, Shelf};
 
 use crate::Error;
@@ -33,6 +33,14 @@ pub(crate) struct Bound {
     pub(crate) session: Option<Arc<Session>>,
     /// 0, which no namespace has, until the agent has told it.
     pub(crate) incarnation: u64,
+    /// What is fetched is compared with its origin each time, so a hit in the map is not enough.
+    pub(crate) validates: bool,
+}
+
+impl Bound {
+    fn nothing_yet(session: Option<Arc<Session>>) -> Arc<Bound> {
+        Arc::new(Bound { session, incarnation: 0, validates: false })
+    }
 }
 
 /// What is bound, with its session, which was not over a moment ago.
@@ -41,14 +49,13 @@ pub(crate) type Live = (Arc<Bound>, Arc<Session>);
 impl Binding {
     /// A name that is followed from session to session. Not opened yet.
     pub(crate) fn new(link: &Arc<Link>, name: &str, options: Option<NamespaceOptions>) -> Arc<Binding> {
-        let bound = Bound { session: None, incarnation: 0 };
         let binding = Arc::new(Binding {
             link: Arc::clone(link),
             name: name.to_owned(),
             options,
             was_open: AtomicBool::new(false),
             unsynced: AtomicU64::new(0),
-            bound: Shelf::new(Arc::new(bound)),
+            bound: Shelf::new(Bound::nothing_yet(None)),
         });
         link.register(&binding);
         binding
@@ -71,12 +78,12 @@ impl Binding {
 
     /// Another session begins; the agent has yet to tell the incarnation.
     pub(crate) fn rebind(&self, session: Option<&Arc<Session>>) {
-        self.bound.store(Arc::new(Bound { session: session.cloned(), incarnation: 0 }));
+        self.bound.store(Bound::nothing_yet(session.cloned()));
     }
 
     /// The namespace got another incarnation, or none (0). Does nothing when `from` is no longer what is bound.
     pub(crate) fn adopt(&self, from: &Arc<Bound>, incarnation: u64) {
-        let bound = Arc::new(Bound { session: from.session.clone(), incarnation });
+        let bound = Arc::new(Bound { session: from.session.clone(), incarnation, validates: from.validates });
         self.bound.replace_if(from, bound);
     }
 
@@ -93,15 +100,15 @@ impl Binding {
                 return Ok(Some((bound, session)));
             }
             match self.open(&session, deadline) {
-                Ok(incarnation) => {
+                Ok((incarnation, validates)) => {
                     // Relaxed: a put and the sync that is to cover it are ordered by whoever makes them.
                     let _ = self.unsynced.compare_exchange(0, session.instance, Ordering::Relaxed, Ordering::Relaxed);
-                    let opened = Arc::new(Bound { session: Some(Arc::clone(&session)), incarnation });
+                    let opened = Arc::new(Bound { session: Some(Arc::clone(&session)), incarnation, validates });
                     self.bound.replace_if(&bound, Arc::clone(&opened));
                     // The thread that installed another session meanwhile may have rebound this handle before the line
                     // above: then it must not hold on to the old one.
                     if !self.link.is_current(&session) {
-                        self.bound.replace_if(&opened, Arc::new(Bound { session: None, incarnation: 0 }));
+                        self.bound.replace_if(&opened, Bound::nothing_yet(None));
                     }
                 }
                 Err(Fault::Lost) => {}
@@ -119,7 +126,7 @@ impl Binding {
         before == instance || before == 0
     }
 
-    fn open(&self, session: &Session, deadline: Deadline) -> Result<u64, Fault> {
+    fn open(&self, session: &Session, deadline: Deadline) -> Result<(u64, bool), Fault> {
         let open = |options| {
             let name = self.name.clone();
             session.channel().call(Request::OpenNamespace { name, options }, deadline)
@@ -133,7 +140,7 @@ impl Binding {
             Reply::Namespace(info) => {
                 // Relaxed: a thread that does not see it yet gets the agent's refusal as if it opened first.
                 self.was_open.store(true, Ordering::Relaxed);
-                Ok(info.namespace)
+                Ok((info.namespace, info.options.validate == Validate::Always))
             }
             other => Err(Fault::unexpected(&other)),
         }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -185,11 +185,33 @@ impl Channel {
         self.begin(request, None, deadline)?.wait(deadline)
     }
 
+    /// Sends a request with a descriptor beside it, and waits for its reply.
+    pub(crate) fn call_with(
+        &self,
+        request: Request,
+        descriptor: BorrowedFd<'_>,
+        deadline: Deadline,
+    ) -> Result<Response, Fault> {
+        // Said before, since the agent looks for descriptors beside no other message.
+        self.tell(Request::FileFollows);
+        self.begin_with(request, None, &[descriptor], deadline)?.wait(deadline)
+    }
+
     /// Sends a request whose payload, if it has one, lies in staging. Returns at once.
     pub(crate) fn begin(
         &self,
         request: Request,
         payload: Option<StagingRange>,
+        deadline: Deadline,
+    ) -> Result<Ticket<'_>, Fault> {
+        self.begin_with(request, payload, &[], deadline)
+    }
+
+    fn begin_with(
+        &self,
+        request: Request,
+        payload: Option<StagingRange>,
+        descriptors: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<Ticket<'_>, Fault> {
         if self.is_inherited() {
@@ -209,7 +231,7 @@ impl Channel {
             state.requests.insert(number, Progress::UnderWay(payload));
         }
         let ticket = Ticket { channel: self, number };
-        if let Err(fault) = self.send(&Envelope { id: number, timeout_ms, request }, deadline) {
+        if let Err(fault) = self.send(&Envelope { id: number, timeout_ms, request }, descriptors, deadline) {
             // Never sent, so no reply will free its payload.
             self.lock().requests.remove(&number);
             return Err(fault);
@@ -222,24 +244,24 @@ impl Channel {
         if !self.is_inherited() {
             // A channel that is over has told the agent more than this would.
             let envelope = Envelope { id: self.number(), timeout_ms: NO_TIMEOUT, request };
-            let _ = self.send(&envelope, Deadline::after(Some(TELL_AT_MOST)));
+            let _ = self.send(&envelope, &[], Deadline::after(Some(TELL_AT_MOST)));
         }
     }
 
-    fn send(&self, envelope: &Envelope, deadline: Deadline) -> Result<(), Fault> {
+    fn send(&self, envelope: &Envelope, descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<(), Fault> {
         let message = message::encode_request(envelope);
         if let Some(rings) = self.rings.get().filter(|_| Rings::takes(&envelope.request)) {
             match rings.push(&message) {
                 Pushed::Seen => return Ok(()),
                 Pushed::Wake => {
                     let doorbell = Envelope { id: 0, timeout_ms: NO_TIMEOUT, request: Request::Doorbell };
-                    return self.send(&doorbell, deadline);
+                    return self.send(&doorbell, &[], deadline);
                 }
                 Pushed::No => {}
             }
         }
         loop {
-            match socket::send_now(&self.socket, &message) {
+            match socket::send_now(&self.socket, &message, descriptors) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The agent reads no further for now: it is stopped, or has much to do.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use larder_protocol::key;
 use larder_protocol::message::{AgentInfo, Reply, Request};
 use larder_protocol::namespace::{NamespaceInfo, NamespaceOptions};
+use larder_protocol::origin::OriginKeys;
 use larder_protocol::stat::{AgentStat, PinHolder};
 
 use crate::binding::Binding;
@@ -34,6 +35,7 @@ pub struct ClientBuilder {
     on_absent: Option<OnAbsent>,
     agent_uid: Option<u32>,
     timeout: Option<Duration>,
+    credentials: Vec<(String, OriginKeys)>,
 }
 
 impl ClientBuilder {
@@ -68,10 +70,19 @@ impl ClientBuilder {
         self
     }
 
+    /// Keys of this process's own for URLs that begin with `prefix`, by whole segments of the path (`s3://bucket/dir/`). The agent
+    /// uses them for what this client fetches, keeps them in memory while the client lives, and tells nobody. What was
+    /// fetched with them is a block of this user's like any other.
+    #[must_use]
+    pub fn credential(mut self, prefix: &str, keys: OriginKeys) -> ClientBuilder {
+        self.credentials.push((prefix.to_owned(), keys));
+        self
+    }
+
     /// Connects. With [`OnAbsent::Direct`] this succeeds where there is no agent.
     pub fn connect(self) -> Result<Client, Error> {
         let on_absent = self.on_absent.map_or_else(OnAbsent::from_environment, Ok)?;
-        let link = Link::new(Discovery::new(self.socket, self.agent_uid)?, on_absent)?;
+        let link = Link::new(Discovery::new(self.socket, self.agent_uid)?, on_absent, self.credentials)?;
         link.session(Deadline::after(self.timeout.filter(|timeout| !timeout.is_zero())))?;
         Ok(Client { link: Arc::new(link), timeout: self.timeout })
     }

@@ -95,6 +95,12 @@ pub enum Error {
     /// The store behind the agent's memory did not do its part. A put that ends so may still take effect.
     #[error("{}", Refusal::Store(.0.clone()))]
     Store(String),
+    /// Bytes could not be fetched from where they are.
+    #[error("{}", Refusal::Origin(.0.clone()))]
+    Origin(String),
+    /// What was to be fetched again is another version by now than the one that the namespace saw first.
+    #[error("{}", Refusal::Changed(.0.clone()))]
+    OriginChanged(String),
     /// The namespace was cleared after the put began.
     #[error("the namespace was cleared after the put began; nothing was stored")]
     Cleared,
@@ -202,6 +208,8 @@ impl From<Refusal> for Error {
             }
             Refusal::TooMany(message) => Error::TooMany(message),
             Refusal::Store(message) => Error::Store(message),
+            Refusal::Origin(message) => Error::Origin(message),
+            Refusal::Changed(url) => Error::OriginChanged(url),
             refusal @ Refusal::Failed(_) => Error::Agent(refusal.to_string()),
         }
     }
@@ -225,6 +233,8 @@ mod tests {
             Refusal::Deadline,
             Refusal::version(1, 2),
             Refusal::Store("full".into()),
+            Refusal::Origin("no answer".into()),
+            Refusal::Changed("http://a/b".into()),
             Refusal::Failed("disk".into()),
         ];
         for refusal in refusals {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use larder_protocol::fork;
+use larder_protocol::origin::OriginKeys;
 use larder_protocol::shelf::Shelf;
 
 use crate::binding::Binding;
@@ -26,6 +27,8 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Link {
     discovery: Discovery,
     on_absent: OnAbsent,
+    /// Keys of this process, which each session is told.
+    credentials: Vec<(String, OriginKeys)>,
     /// Where an agent was found once: another is looked for only there.
     found: OnceLock<PathBuf>,
     current: Shelf<Option<Arc<Session>>>,
@@ -59,11 +62,16 @@ impl Gate {
 
 impl Link {
     /// A way that has not been gone yet.
-    pub(crate) fn new(discovery: Discovery, on_absent: OnAbsent) -> Result<Link, Error> {
+    pub(crate) fn new(
+        discovery: Discovery,
+        on_absent: OnAbsent,
+        credentials: Vec<(String, OriginKeys)>,
+    ) -> Result<Link, Error> {
         fork::watch()?;
         Ok(Link {
             discovery,
             on_absent,
+            credentials,
             found: OnceLock::new(),
             current: Shelf::new(Arc::new(None)),
             bindings: Shelf::new(Arc::default()),
@@ -113,7 +121,7 @@ impl Link {
             return Ok(None);
         }
         let path = self.socket();
-        match Session::open(&self.discovery, &path, deadline) {
+        match Session::open(&self.discovery, &path, &self.credentials, deadline) {
             Ok(session) => {
                 let session = Arc::new(session);
                 let _ = self.found.set(path);

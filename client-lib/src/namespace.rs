@@ -77,6 +77,12 @@ impl Namespace {
         miss(seen)
     }
 
+    /// The block under `key` if it can be had without asking.
+    #[inline(always)]
+    pub(crate) fn get_mapped(&self, key: &str) -> Option<Block> {
+        self.look(key, |block| Ok(Some(block)), |_| Ok(None)).unwrap_or(None)
+    }
+
     #[cold]
     fn get_by_asking(&self, key: &str, seen: Option<Seen>) -> Result<Block, Error> {
         key::check_key(key)?;
@@ -95,7 +101,7 @@ impl Namespace {
         })
     }
 
-    fn find(&self, key: &str, mut seen: Option<Seen>, ask: Ask, deadline: Deadline) -> Result<Block, Error> {
+    fn find(&self, key: &str, mut seen: Option<Seen>, ask: Ask<'_>, deadline: Deadline) -> Result<Block, Error> {
         let found = self.with_session(deadline, ROUNDS, |session, bound| {
             // What was seen in a map counts only for that very map.
             let seen = seen.take().filter(|seen| Arc::ptr_eq(&seen.bound, bound));

@@ -3,7 +3,7 @@
 //! A session never comes back: when its agent is gone or the process forked, [`crate::link`] makes another.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,6 +12,7 @@ use larder_protocol::hit::{Attachment, Lookup, PinnedBlock, Reader, SlotPage};
 use larder_protocol::layout::LAYOUT_MAGIC;
 use larder_protocol::memory::Mapping;
 use larder_protocol::message::{Refusal, Reply, Request, VERSION};
+use larder_protocol::origin::OriginKeys;
 use larder_protocol::view::{Staging, StagingRange};
 
 use crate::Error;
@@ -64,20 +65,46 @@ struct Writers {
 }
 
 /// How a key that is not mapped is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask<'a> {
     /// Is it there.
     Get,
     /// Tell me when it is there.
     Wait,
+    /// If it is not there, fetch it.
+    Fetch {
+        /// From here.
+        url: &'a str,
+    },
+    /// The same from a file that this process has opened.
+    FetchFile {
+        /// Its name, for messages.
+        path: &'a str,
+        /// The file.
+        file: BorrowedFd<'a>,
+    },
+    /// If it is not there, fetch it as a part of an object.
+    Chunk {
+        /// The object's key.
+        object: &'a str,
+        /// Its version.
+        version: u64,
+        /// Which chunk.
+        index: u64,
+    },
 }
 
 impl Session {
     /// Connects to the agent at `path` and maps what it sends.
-    pub(crate) fn open(discovery: &Discovery, path: &Path, deadline: Deadline) -> Result<Session, Error> {
+    pub(crate) fn open(
+        discovery: &Discovery,
+        path: &Path,
+        credentials: &[(String, OriginKeys)],
+        deadline: Deadline,
+    ) -> Result<Session, Error> {
         fork::watch()?;
         let channel = Channel::new(discovery.connect(path)?);
-        Self::greet(channel, deadline).map_err(|fault| match fault {
+        Self::greet(channel, credentials, deadline).map_err(|fault| match fault {
             // An agent that ends while we greet it is an agent that is not there.
             Fault::Lost => Error::NoAgent {
                 socket: path.to_owned(),
@@ -87,7 +114,7 @@ impl Session {
         })
     }
 
-    fn greet(channel: Channel, deadline: Deadline) -> Result<Session, Fault> {
+    fn greet(channel: Channel, credentials: &[(String, OriginKeys)], deadline: Deadline) -> Result<Session, Fault> {
         let response = channel.call(Request::Hello { layout: LAYOUT_MAGIC, version: VERSION }, deadline)?;
         let Reply::Welcome(welcome) = response.reply else {
             return Err(Fault::unexpected(&response.reply));
@@ -100,6 +127,9 @@ impl Session {
         let reader = Reader::attach(&attachment).map_err(Error::from)?;
         drop(attachment);
         mapped(&channel, welcome.slots_memory, deadline)?;
+        for (prefix, keys) in credentials {
+            done(channel.call(Request::Credential { prefix: prefix.clone(), keys: keys.clone() }, deadline)?)?;
+        }
         Ok(Session {
             channel,
             instance: welcome.agent.instance,
@@ -133,7 +163,7 @@ impl Session {
         incarnation: u64,
         key: &str,
         mut first: Option<Lookup>,
-        ask: Ask,
+        ask: Ask<'_>,
         deadline: Deadline,
     ) -> Result<PinnedBlock, Fault> {
         let mut turn = None;
@@ -157,13 +187,22 @@ impl Session {
     }
 
     /// Asks the agent for a key. `Ok` means that it is there now.
-    pub(crate) fn ask(&self, namespace: u64, key: &str, ask: Ask, deadline: Deadline) -> Result<(), Fault> {
+    pub(crate) fn ask(&self, namespace: u64, key: &str, ask: Ask<'_>, deadline: Deadline) -> Result<(), Fault> {
         let key = key.to_owned();
-        let request = match ask {
-            Ask::Get => Request::Get { namespace, key },
-            Ask::Wait => Request::Wait { namespace, key },
+        let response = match ask {
+            Ask::Get => self.channel.call(Request::Get { namespace, key }, deadline),
+            Ask::Wait => self.channel.call(Request::Wait { namespace, key }, deadline),
+            Ask::Fetch { url } => self.channel.call(Request::Fetch { namespace, key, url: url.to_owned() }, deadline),
+            Ask::Chunk { object, version, index } => {
+                let request = Request::Chunk { namespace, key: object.to_owned(), version, index };
+                self.channel.call(request, deadline)
+            }
+            Ask::FetchFile { path, file } => {
+                let request = Request::FetchFile { namespace, key, path: path.to_owned() };
+                self.channel.call_with(request, file, deadline)
+            }
         };
-        match self.channel.call(request, deadline)?.reply {
+        match response?.reply {
             Reply::Resident => Ok(()),
             other => Err(Fault::unexpected(&other)),
         }

@@ -1,7 +1,7 @@
 //! Keys and namespace names: what is legal, and how a key becomes an index hash.
 
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
 
 /// Longest key in bytes.
 pub const KEY_LEN_MAX: usize = 1024;
@@ -50,6 +50,22 @@ pub enum KeyError {
         /// Offset of the first bad byte.
         at: usize,
     },
+}
+
+/// The key of a chunk of an object: the object's key, `#`, its version as 16 hexadecimal digits, `.`, and the chunk's number.
+/// Where that would be too long for a key, the object's XXH3-128 stands for its key.
+pub fn chunk(object: &str, version: u64, index: u64) -> String {
+    let behind = format!("#{version:016x}.{index}");
+    if object.len() + behind.len() <= KEY_LEN_MAX {
+        format!("{object}{behind}")
+    } else {
+        format!("url/{:032x}{behind}", digest(object.as_bytes()))
+    }
+}
+
+/// XXH3-128 of bytes, for names that are made of what is too long or too odd to be one.
+pub fn digest(bytes: &[u8]) -> u128 {
+    xxh3_128(bytes)
 }
 
 /// Checks a key given as bytes.

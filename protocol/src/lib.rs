@@ -14,6 +14,7 @@
 mod asymmetric;
 pub mod checksum;
 pub mod clock;
+pub mod file;
 pub mod fork;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -28,6 +29,7 @@ pub mod life;
 pub mod memory;
 pub mod message;
 pub mod namespace;
+pub mod origin;
 mod prefetch;
 pub mod process;
 mod refusal;

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::key::{self, KeyError};
 use crate::namespace::{NamespaceInfo, NamespaceOptions};
+use crate::origin::OriginKeys;
 pub use crate::refusal::Refusal;
 use crate::socket::MESSAGE_LEN_MAX;
 use crate::stat::{AgentStat, PinHolder};
@@ -200,6 +201,85 @@ pub enum Request {
         /// 0 to take the snapshot, then the number that the last page gave.
         cursor: u64,
     },
+    /// Makes a key resident: what is there, or else what an origin has. Waits for as long as it takes.
+    Fetch {
+        /// Incarnation.
+        namespace: u64,
+        /// Key.
+        key: String,
+        /// Where the bytes are.
+        url: String,
+    },
+    /// Keys of the client's own for URLs that begin with a prefix, by whole segments of the path: for this session, and for
+    /// nobody else's fetches than this user's.
+    Credential {
+        /// Prefix of URLs.
+        prefix: String,
+        /// Keys.
+        keys: OriginKeys,
+    },
+    /// The next message that brings a descriptor may do so. Not answered. Descriptors beside any other message never
+    /// enter the agent.
+    FileFollows,
+    /// As `Fetch`, from the file whose descriptor is beside this message.
+    FetchFile {
+        /// Incarnation.
+        namespace: u64,
+        /// Key.
+        key: String,
+        /// What the client calls the file.
+        path: String,
+    },
+    /// Asks how long an object is, to read it chunk by chunk.
+    OpenObject {
+        /// Incarnation.
+        namespace: u64,
+        /// The key that its chunks' keys are made of.
+        key: String,
+        /// Where it is.
+        url: String,
+    },
+    /// As `OpenObject`, of the file whose descriptor is beside this message.
+    OpenObjectFile {
+        /// Incarnation.
+        namespace: u64,
+        /// The key that its chunks' keys are made of.
+        key: String,
+        /// What the client calls the file.
+        path: String,
+    },
+    /// Makes a chunk of an open object resident, under [`crate::key::chunk`]. `NotFound` when the object is not open any
+    /// more: open it again.
+    Chunk {
+        /// Incarnation.
+        namespace: u64,
+        /// The object's key.
+        key: String,
+        /// Its version, as `Object` told it.
+        version: u64,
+        /// Which chunk.
+        index: u64,
+    },
+    /// Says that chunks of an open object will be asked for soon. Answered at once.
+    PrefetchChunks {
+        /// Incarnation.
+        namespace: u64,
+        /// The object's key.
+        key: String,
+        /// Its version.
+        version: u64,
+        /// The first of them.
+        index: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Says that keys will be asked for soon, which the store or origins have. Answered at once.
+    Prefetch {
+        /// Incarnation.
+        namespace: u64,
+        /// The keys, each with where its bytes are if not in the store.
+        items: Vec<PrefetchItem>,
+    },
     /// Drops everything in a namespace and begins a new incarnation.
     Clear {
         /// Name.
@@ -223,6 +303,15 @@ pub enum Request {
     Ring,
     /// There is a packet in the ring of requests. Not answered.
     Doorbell,
+}
+
+/// A key that will be asked for soon.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PrefetchItem {
+    /// Key.
+    pub key: String,
+    /// Where its bytes are, if not in the store.
+    pub url: Option<String>,
 }
 
 /// An answer with the number of its request.
@@ -281,6 +370,15 @@ pub enum Reply {
         len: u64,
         /// Where the payload starts.
         offset: u64,
+    },
+    /// An object that can be read chunk by chunk.
+    Object {
+        /// Its length in bytes.
+        len: u64,
+        /// Stands for its version.
+        version: u64,
+        /// Length of each chunk but the last.
+        chunk_len: u64,
     },
     /// How many entries went.
     Count(u64),
@@ -383,9 +481,21 @@ pub fn decode_request(packet: &[u8]) -> Result<Envelope, DecodeError> {
         Request::Get { key, .. }
         | Request::Wait { key, .. }
         | Request::PutBegin { key, .. }
+        | Request::FetchFile { key, .. }
+        | Request::OpenObject { key, .. }
+        | Request::OpenObjectFile { key, .. }
+        | Request::Chunk { key, .. }
+        | Request::PrefetchChunks { key, .. }
+        | Request::Fetch { key, .. }
         | Request::Create { key, .. }
         | Request::Delete { key, .. } => key::check_key(key)?,
         Request::Put { item, .. } => key::check_key(&item.key)?,
+        Request::Prefetch { items, .. } => {
+            if items.len() > MANY_MAX {
+                return Err(DecodeError::TooMany(items.len()));
+            }
+            items.iter().try_for_each(|item| key::check_key(&item.key))?;
+        }
         Request::PutMany { items, .. } => {
             if items.len() > MANY_MAX {
                 return Err(DecodeError::TooMany(items.len()));

@@ -31,6 +31,19 @@ impl Durability {
     }
 }
 
+/// When the agent asks an origin again whether it still has what was fetched from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub enum Validate {
+    /// A URL stands for the version that was first seen, for as long as the namespace lasts: what has to be fetched again
+    /// and is another by then is an error.
+    #[default]
+    Namespace,
+    /// At each fetch: what has changed is fetched anew, what is gone is not found.
+    Always,
+    /// Never: what has to be fetched again is what the origin has then.
+    Never,
+}
+
 /// Options of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
 pub struct NamespaceOptions {
@@ -45,6 +58,8 @@ pub struct NamespaceOptions {
     /// What an acknowledged put survives. Asked for as `None`: `Through` where the agent has a store, else `Scratch`.
     /// Never `None` in an answer.
     pub durability: Option<Durability>,
+    /// When what was fetched is compared with its origin.
+    pub validate: Validate,
 }
 
 /// A namespace.

@@ -108,6 +108,14 @@ pub enum Refusal {
     /// The store behind the memory did not do its part.
     #[error("the store failed: {0}")]
     Store(String),
+    /// Bytes could not be fetched.
+    #[error("the fetch failed: {0}")]
+    Origin(String),
+    /// An origin has another version than the one that this namespace has seen first.
+    #[error(
+        "{0} has changed since this namespace first saw it; clear the namespace, or create it with --validate always"
+    )]
+    Changed(String),
     /// The agent failed; its log says more.
     #[error("the agent failed: {0}")]
     Failed(String),

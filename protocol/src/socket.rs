@@ -90,16 +90,23 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Sends one message with its descriptors, whole or not at all.
 pub fn send(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(fd, message, descriptors, MsgFlags::MSG_NOSIGNAL)
+}
+
+fn send_with(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>], how: MsgFlags) -> io::Result<()> {
     let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let with = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &with };
-    let sent = sendmsg::<()>(fd.as_fd().as_raw_fd(), &[IoSlice::new(message)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let sent = sendmsg::<()>(fd.as_fd().as_raw_fd(), &[IoSlice::new(message)], control, how, None)?;
     if sent == message.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short")) }
 }
 
 /// As [`send`], but an error of kind `WouldBlock` when the other side has to read first, on a blocking socket too.
-pub fn send_now(fd: impl AsFd, message: &[u8]) -> io::Result<()> {
+pub fn send_now(fd: impl AsFd, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let how = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    if !descriptors.is_empty() {
+        return send_with(fd, message, descriptors, how);
+    }
     let sent = nix::sys::socket::send(fd.as_fd().as_raw_fd(), message, how)?;
     if sent == message.len() { Ok(()) } else { Err(io::Error::new(io::ErrorKind::WriteZero, "message cut short")) }
 }

@@ -99,6 +99,14 @@ pub struct TenantStat {
     pub dirty_bytes: u64,
     /// Puts that had to wait until the store had taken earlier ones.
     pub put_waits: u64,
+    /// Blocks fetched from origins.
+    pub fetches: u64,
+    /// Their payload bytes.
+    pub fetch_bytes: u64,
+    /// Blocks that were fetched already under another key, and copied.
+    pub fetch_copies: u64,
+    /// Fetches that failed, without those of what the origin has not.
+    pub fetch_failures: u64,
 }
 
 /// A session that holds pins.

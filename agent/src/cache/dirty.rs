@@ -39,8 +39,6 @@ pub(crate) struct Dirty {
     attempts: HashMap<u64, u32>,
     /// Generations that somebody writes.
     under_way: HashSet<u64>,
-    /// Memory that somebody writes from, whatever has become of the block.
-    borrowed: HashSet<BlockId>,
     blocks: u64,
     bytes: u64,
     syncs: Vec<Sync>,
@@ -106,11 +104,6 @@ impl Dirty {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// Whether somebody writes from the block's memory.
-    pub(crate) fn is_borrowed(&self, id: BlockId) -> bool {
-        self.borrowed.contains(&id)
     }
 
     fn place(&self, generation: u64) -> Place {
@@ -194,7 +187,7 @@ impl Tenant {
     }
 
     /// The checksums of a published block, as they lie beside its payload.
-    fn checksums_of(&self, block: &Block) -> Checksums {
+    pub(super) fn checksums_of(&self, block: &Block) -> Checksums {
         if block.len <= header::CHUNK_BYTES {
             return Checksums { chunks: if block.len == 0 { Vec::new() } else { vec![block.checksum] } };
         }
@@ -240,10 +233,9 @@ impl Cache {
     pub(crate) fn borrow_dirty(&mut self, due: &Due, now_ns: u64) -> Option<Borrowed> {
         let tenant = self.tenants.get_mut(&due.uid)?;
         let block = tenant.still_dirty(due)?;
-        let (start, shape) = (block.id.offset_bytes(), block.shape());
-        let segment = tenant.segments.get(block.id.segment())?;
         let mut created_ms = [0; 8];
-        segment.mapping.copy_out(to_usize(start) + header::CREATED_MS * 8, &mut created_ms);
+        let at = to_usize(block.id.offset_bytes()) + header::CREATED_MS * 8;
+        tenant.mapping_of(block.id).copy_out(at, &mut created_ms);
         let left_ms = (block.expiry_ns != 0).then(|| block.expiry_ns.saturating_sub(now_ns) / 1_000_000);
         let borrowed = Borrowed {
             entry: Entry {
@@ -253,15 +245,11 @@ impl Cache {
                 expires_ms: left_ms.map_or(0, |left_ms| clock::wall_ms().saturating_add(left_ms)),
                 checksums: tenant.checksums_of(block),
             },
-            payload: Memory {
-                mapping: Arc::clone(&segment.mapping),
-                offset_bytes: start + shape.payload_offset,
-                len_bytes: block.len,
-            },
+            payload: tenant.payload_of(block),
             replace: tenant.namespaces.get(block.namespace).is_some_and(|namespace| namespace.options.overwrite),
             id: block.id,
         };
-        tenant.dirty.borrowed.insert(borrowed.id);
+        tenant.lend(borrowed.id);
         Some(borrowed)
     }
 
@@ -270,7 +258,7 @@ impl Cache {
         let Some(tenant) = self.tenants.get_mut(&due.uid) else { return };
         tenant.dirty.under_way.remove(&due.generation);
         let Some((borrowed, written)) = borrowed else { return };
-        tenant.dirty.borrowed.remove(&borrowed.id);
+        tenant.take_back_lent(borrowed.id);
         if written == Written::Done {
             tenant.dirty.failures_in_row = 0;
             tenant.dirty.paused_until = None;

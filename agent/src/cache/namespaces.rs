@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use larder_protocol::message::Refusal;
-use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions, Validate};
 
 use super::eviction::S3Fifo;
 
@@ -13,6 +13,11 @@ const NAMESPACES_MAX: usize = 10_000;
 
 /// Most keys of an incarnation of which it is remembered that the store may have them: some megabytes.
 const DEPARTED_MAX: usize = 200_000;
+
+/// Most URLs whose versions an incarnation remembers: some tens of megabytes.
+const VERSIONS_MAX: usize = 200_000;
+/// Longest version that is remembered: no server's is near it.
+const VERSION_LEN_MAX: usize = 1024;
 
 /// The store's side of a durable namespace.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub(crate) struct Namespace {
     pub(crate) dirty_blocks: u64,
     /// Hashes of the keys that the store may have and memory has not; `None` when that may be any.
     departed: Option<HashSet<u64>>,
+    /// The versions of URLs that this incarnation has seen first.
+    pub(super) versions: HashMap<u128, Box<str>>,
     /// The queue of a namespace with a quota, which makes room among its own blocks. The others share the tenant's.
     pub(crate) fifo: Option<S3Fifo>,
 }
@@ -45,7 +52,34 @@ impl Namespace {
         let fifo = Self::wants_fifo(&options).then(S3Fifo::new);
         let departed = stored.as_ref().is_some_and(|stored| stored.is_fresh).then(HashSet::new);
         let stored = stored.map(|stored| stored.incarnation);
-        Namespace { name, options, blocks: 0, bytes: 0, stored, dirty_blocks: 0, departed, fifo }
+        Namespace {
+            name,
+            options,
+            blocks: 0,
+            bytes: 0,
+            stored,
+            dirty_blocks: 0,
+            departed,
+            versions: HashMap::new(),
+            fifo,
+        }
+    }
+
+    /// Remembers which version of a URL it has seen last.
+    pub(super) fn note_version(&mut self, url: u128, version: &str) -> Result<(), Refusal> {
+        if self.options.validate == Validate::Never {
+            return Ok(());
+        }
+        if version.len() > VERSION_LEN_MAX {
+            return Err(Refusal::Origin(format!("the origin names a version of {} bytes", version.len())));
+        }
+        if self.versions.len() >= VERSIONS_MAX && !self.versions.contains_key(&url) {
+            return Err(Refusal::TooMany(format!(
+                "this namespace has seen {VERSIONS_MAX} URLs, and remembers the version of no more; use another, or create it with --validate never"
+            )));
+        }
+        self.versions.insert(url, version.into());
+        Ok(())
     }
 
     /// Notes that the store may have what memory has no more.

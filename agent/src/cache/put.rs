@@ -38,14 +38,30 @@ pub(crate) struct Reservation {
     pub(super) sealed_ms: Option<u64>,
     /// When the block was put and when it expires, if that was before now.
     pub(super) times: Option<Times>,
-    /// The block was put earlier, and comes back now.
-    pub(super) loaded: bool,
+    /// Where the bytes come from.
+    pub(super) how: How,
     /// Where the blocks of the namespace lie in the store, if it is durable.
     pub(super) stored: Option<Arc<str>>,
     /// The namespace is `back`.
     pub(super) back: bool,
     /// The store has not got the block yet when it is published.
     pub(super) dirty: bool,
+}
+
+/// Where the bytes of a block come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// From a client.
+    Put,
+    /// From the store, where they were put earlier.
+    Load,
+    /// From an origin.
+    Fetch {
+        /// Stands for the origin and its version, where it names one.
+        origin: Option<u128>,
+        /// They take the place of an earlier version, whatever the namespace allows.
+        replaces: bool,
+    },
 }
 
 /// When a block that comes from elsewhere was put, and when it expires.
@@ -102,10 +118,9 @@ impl Reservation {
         self.dirty = true;
     }
 
-    /// The block was put at another time than now, and is only read back now if it is `loaded`.
-    pub(crate) fn put_at(&mut self, times: Times, loaded: bool) {
+    /// The block was put at another time than now.
+    pub(crate) fn put_at(&mut self, times: Times) {
         self.times = Some(times);
-        self.loaded = loaded;
     }
 
     /// Copies `len` bytes of staging into the payload at `at`, through `checksums`.
@@ -159,7 +174,22 @@ impl Cache {
         now_ns: u64,
     ) -> Result<Reservation, Stop> {
         self.admit(uid, namespace, key, len, now_ns)?;
-        self.reserve_admitted(uid, namespace, key, len)
+        self.reserve_admitted(uid, namespace, key, len, How::Put)
+    }
+
+    /// The same for a block that is fetched: what its key holds is not in the way.
+    pub(crate) fn reserve_for_fetch(
+        &mut self,
+        uid: u32,
+        namespace: u64,
+        key: &str,
+        len: u64,
+        how: How,
+    ) -> Result<Reservation, Stop> {
+        self.admit_len(uid, len)?;
+        let held = self.known(uid).find(namespace, key).map(|at| self.known(uid).blocks.get(at).len);
+        self.admit_to_quota(uid, namespace, len, held.unwrap_or(0))?;
+        self.reserve_admitted(uid, namespace, key, len, how)
     }
 
     /// The same for a block that comes back: what a namespace may put is of no concern then.
@@ -180,10 +210,17 @@ impl Cache {
         if over > 0 {
             tenant.evict(over, Some(namespace));
         }
-        self.reserve_admitted(uid, namespace, key, len)
+        self.reserve_admitted(uid, namespace, key, len, How::Load)
     }
 
-    fn reserve_admitted(&mut self, uid: u32, namespace: u64, key: &str, len: u64) -> Result<Reservation, Stop> {
+    fn reserve_admitted(
+        &mut self,
+        uid: u32,
+        namespace: u64,
+        key: &str,
+        len: u64,
+        how: How,
+    ) -> Result<Reservation, Stop> {
         let shape = BlockShape::new(key.len(), len);
         let (segment, extent) = self.find_room(uid, &shape)?;
         let mapping = self.mapping(uid, segment).unwrap_or_else(|| unreachable!("segment {segment} was just used"));
@@ -198,7 +235,7 @@ impl Cache {
             mapping,
             sealed_ms: None,
             times: None,
-            loaded: false,
+            how,
             stored: namespace_there.stored.clone(),
             back: namespace_there.is_back(),
             dirty: false,
@@ -207,18 +244,9 @@ impl Cache {
 
     /// Refuses a put that cannot end well, before any room is made for it.
     pub(super) fn admit(&mut self, uid: u32, namespace: u64, key: &str, len: u64, now_ns: u64) -> Result<(), Stop> {
-        let limit = self.block_len_max(uid);
+        self.known(uid).namespaces.current(namespace)?;
+        self.admit_len(uid, len)?;
         let tenant = self.known(uid);
-        tenant.namespaces.current(namespace)?;
-        if len > limit {
-            return Err(Refusal::TooLarge { len, limit }.into());
-        }
-        if tenant.pinned_bytes > tenant.pinned_limit_bytes {
-            tenant.look_for_figures();
-            if tenant.pinned_bytes > tenant.pinned_limit_bytes {
-                return Err(Refusal::Pinned { pinned: tenant.pinned_bytes, limit: tenant.pinned_limit_bytes }.into());
-            }
-        }
         let existing = tenant.find(namespace, key).map(|at| tenant.blocks.get(at));
         let options = tenant.namespaces.current(namespace)?.options.clone();
         let held = existing
@@ -227,7 +255,28 @@ impl Cache {
             return Err(Refusal::Exists { held: block.len, offered: len }.into());
         }
         let replaces = held.map_or(0, |block| block.len);
-        if let Some(quota) = options.quota_bytes {
+        self.admit_to_quota(uid, namespace, len, replaces)
+    }
+
+    fn admit_len(&mut self, uid: u32, len: u64) -> Result<(), Stop> {
+        let limit = self.block_len_max(uid);
+        if len > limit {
+            return Err(Refusal::TooLarge { len, limit }.into());
+        }
+        let tenant = self.known(uid);
+        if tenant.pinned_bytes > tenant.pinned_limit_bytes {
+            tenant.look_for_figures();
+            if tenant.pinned_bytes > tenant.pinned_limit_bytes {
+                return Err(Refusal::Pinned { pinned: tenant.pinned_bytes, limit: tenant.pinned_limit_bytes }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room under a namespace's own quota for a block of `len` bytes in the place of `replaces`.
+    fn admit_to_quota(&mut self, uid: u32, namespace: u64, len: u64, replaces: u64) -> Result<(), Stop> {
+        let tenant = self.known(uid);
+        if let Some(quota) = tenant.namespaces.current(namespace)?.options.quota_bytes {
             let over = |tenant: &super::Tenant| {
                 let used = tenant.namespaces.get(namespace).map_or(0, |namespace| namespace.bytes);
                 (used.saturating_sub(replaces) + len > quota).then_some(used)
@@ -285,7 +334,8 @@ impl Cache {
         now_ns: u64,
     ) -> Result<PutOutcome, Stop> {
         let Reservation { uid, namespace, ref key, len, .. } = *reservation;
-        let overwrite = self.known(uid).namespaces.current(namespace)?.options.overwrite;
+        let replaces = matches!(reservation.how, How::Fetch { replaces: true, .. });
+        let overwrite = replaces || self.known(uid).namespaces.current(namespace)?.options.overwrite;
         let mut replaced = false;
         match self.under(reservation, checksums, now_ns) {
             Under::Nothing => {}
@@ -344,12 +394,17 @@ impl Cache {
         if let Some(old) = old {
             tenant.remove(old);
         }
-        let (puts, bytes) = match reservation.loaded {
-            false => (&mut tenant.figures.puts, &mut tenant.figures.put_bytes),
-            true => (&mut tenant.figures.loads, &mut tenant.figures.load_bytes),
+        let figures = &mut tenant.figures;
+        let (blocks, bytes) = match reservation.how {
+            How::Put => (&mut figures.puts, &mut figures.put_bytes),
+            How::Load => (&mut figures.loads, &mut figures.load_bytes),
+            How::Fetch { .. } => (&mut figures.fetches, &mut figures.fetch_bytes),
         };
-        *puts += 1;
+        *blocks += 1;
         *bytes += len;
+        if let How::Fetch { origin: Some(origin), .. } = reservation.how {
+            tenant.note_fetched(origin, hash, generation);
+        }
         tenant.wake(hash);
         Ok(if replaced { PutOutcome::Replaced } else { PutOutcome::Stored })
     }

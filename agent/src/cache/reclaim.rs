@@ -21,7 +21,7 @@ impl Tenant {
         let mut freed = 0;
         for at in std::mem::take(&mut self.limbo) {
             let id = self.blocks.get(at).id;
-            let free = !pinned.contains(&id) && !self.dirty.is_borrowed(id); // mutate[tests=a_replaced_block_stays_whole]: sweep-pinned => let free = true;
+            let free = !pinned.contains(&id) && !self.lent.contains_key(&id); // mutate[tests=a_replaced_block_stays_whole]: sweep-pinned => let free = true;
             if free {
                 let block = self.blocks.remove(at);
                 self.segments.free(id, block.extent_len);

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
 
 use larder_protocol::index::Full;
 use larder_protocol::key;
@@ -12,11 +13,13 @@ use larder_protocol::namespace::Eviction;
 use super::blocks::{Block, Blocks, State};
 use super::dirty::Dirty;
 use super::eviction::S3Fifo;
+use super::fetched::Fetched;
 use super::index::{Index, entry_of};
 use super::memory::Need;
 use super::namespaces::Namespaces;
 use super::pins::Pins;
 use super::segments::Segments;
+use crate::store::Memory;
 
 /// Told once when a key that somebody waits for is put, or a namespace is cleared. Nothing here waits for it.
 pub(crate) type Waker = tokio::sync::oneshot::Sender<()>;
@@ -37,6 +40,10 @@ pub(crate) struct Figures {
     pub(crate) store_damaged: u64,
     pub(crate) store_failures: u64,
     pub(crate) put_waits: u64,
+    pub(crate) fetches: u64,
+    pub(crate) fetch_bytes: u64,
+    pub(crate) fetch_copies: u64,
+    pub(crate) fetch_failures: u64,
 }
 
 /// A tenant.
@@ -71,6 +78,10 @@ pub(crate) struct Tenant {
     pub(super) limbo: Vec<u32>,
     /// What it owes the store.
     pub(super) dirty: Dirty,
+    /// Blocks whose memory the agent itself reads outside the lock, and how often: not used again until given back.
+    pub(super) lent: HashMap<BlockId, u32>,
+    /// What was fetched, and under which key.
+    pub(super) fetched: Fetched,
     expiries: BinaryHeap<Reverse<(u64, u32, u64)>>,
 }
 
@@ -114,6 +125,8 @@ impl Tenant {
             fifo: S3Fifo::new(),
             limbo: Vec::new(),
             dirty: Dirty::default(),
+            lent: HashMap::new(),
+            fetched: Fetched::default(),
             expiries: BinaryHeap::new(),
         }
     }
@@ -150,6 +163,31 @@ impl Tenant {
     pub(super) fn mapping_of(&self, id: BlockId) -> &Mapping {
         let segment = self.segments.get(id.segment());
         &segment.unwrap_or_else(|| unreachable!("{id:?} lies in no segment")).mapping
+    }
+
+    /// Keeps a block's memory as it is, whatever becomes of the block, until it is given back.
+    pub(super) fn lend(&mut self, id: BlockId) {
+        *self.lent.entry(id).or_default() += 1;
+    }
+
+    pub(super) fn take_back_lent(&mut self, id: BlockId) {
+        if let Some(times) = self.lent.get_mut(&id) {
+            *times -= 1;
+            if *times == 0 {
+                self.lent.remove(&id);
+            }
+        }
+    }
+
+    /// Where the payload of a block lies.
+    pub(super) fn payload_of(&self, block: &Block) -> Memory {
+        let segment = self.segments.get(block.id.segment());
+        let segment = segment.unwrap_or_else(|| unreachable!("{:?} lies in no segment", block.id));
+        Memory {
+            mapping: Arc::clone(&segment.mapping),
+            offset_bytes: block.id.offset_bytes() + block.shape().payload_offset,
+            len_bytes: block.len,
+        }
     }
 
     /// The key of a block, read back from its header in the segment, which only this process writes.

@@ -192,6 +192,10 @@ impl Cache {
             dirty_blocks: tenant.dirty.blocks(),
             dirty_bytes: tenant.dirty.bytes(),
             put_waits: tenant.figures.put_waits,
+            fetches: tenant.figures.fetches,
+            fetch_bytes: tenant.figures.fetch_bytes,
+            fetch_copies: tenant.figures.fetch_copies,
+            fetch_failures: tenant.figures.fetch_failures,
         }
     }
 

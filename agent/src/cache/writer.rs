@@ -17,7 +17,7 @@ use super::Cache;
 use super::blocks::{Block, State};
 use super::extents::Extent;
 use super::memory::{Material, for_client};
-use super::put::{Reservation, write_block_ends};
+use super::put::{How, Reservation, write_block_ends};
 use super::room::Stop;
 use super::tenant::to_usize;
 
@@ -216,7 +216,7 @@ impl Cache {
             mapping,
             sealed_ms: Some(created_ms),
             times: None,
-            loaded: false,
+            how: How::Put,
             stored,
             back,
             dirty: false,

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use larder_protocol::origin::OriginKeys;
+
 use super::failure::OriginError;
 use super::url::{OriginUrl, Prefix};
 
@@ -113,6 +115,23 @@ impl SessionCredential {
 }
 
 impl Keys {
+    /// As a client sent them.
+    pub(crate) fn of(sent: OriginKeys) -> Keys {
+        match sent {
+            OriginKeys::Bearer(token) => Keys::Bearer(Secret::new(token)),
+            OriginKeys::Basic { user, password } => Keys::Basic { user, password: Secret::new(password) },
+            OriginKeys::S3 { key_id, secret_key, token, region, endpoint } => Keys::S3 {
+                key_id,
+                secret_key: Secret::new(secret_key),
+                token: token.map(Secret::new),
+                region,
+                endpoint,
+            },
+            OriginKeys::AzureKey(key) => Keys::AzureKey(Secret::new(key)),
+            OriginKeys::AzureSas(signature) => Keys::AzureSas(Secret::new(signature)),
+        }
+    }
+
     fn fit(&self, scheme: super::url::Scheme) -> bool {
         use super::url::Scheme;
         match self {

@@ -51,7 +51,7 @@ impl Drop for Visit {
 }
 
 /// Work that may outlive the session that asks for it now.
-pub(super) fn visiting<F: Future>(agent: &Arc<Agent>, uid: u32, work: F) -> impl Future<Output = F::Output> + use<F> {
+pub(crate) fn visiting<F: Future>(agent: &Arc<Agent>, uid: u32, work: F) -> impl Future<Output = F::Output> + use<F> {
     let visit = Visit::new(agent, uid);
     async move {
         let outcome = work.await;

@@ -4,6 +4,7 @@
 //! `stored.rs` the blocks of durable namespaces, `namespaces.rs` namespaces by name, `later.rs` work that waits for the store, `lend.rs` memory and descriptors that a client is lent.
 
 mod exit;
+mod fetch;
 mod later;
 mod lend;
 mod lists;
@@ -30,12 +31,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use crate::origin::SessionCredential;
 use crate::server::{Agent, Seat};
+pub(crate) use later::visiting;
 use lend::Staging;
 use lists::Lists;
 pub(crate) use lists::SnapshotBytes;
 use put::OpenPut;
+pub(crate) use put::retry_commit;
 use ring::Rings;
+pub(crate) use stored::Stored;
 
 /// Replies with descriptors that a client may leave unacknowledged: descriptors in flight are charged to the agent.
 const UNACKNOWLEDGED_MAX: u32 = 4;
@@ -68,6 +73,13 @@ struct Session {
     writers: HashMap<u64, crate::cache::WriterMemory>,
     lists: Arc<Mutex<Lists>>,
     waits: JoinSet<()>,
+    /// What is being brought before it is asked for.
+    ahead: JoinSet<()>,
+    /// Keys of the client's own.
+    credentials: Arc<[SessionCredential]>,
+    /// Descriptors that the client has announced, and the one beside the request being handled.
+    files_announced: u32,
+    file: Option<OwnedFd>,
 }
 
 /// Serves a connection until its client closes it, breaks the rules of the socket, or the agent ends.
@@ -89,6 +101,10 @@ pub(crate) async fn serve(seat: Seat, connection: OwnedFd, peer: Peer, id: u64, 
         writers: HashMap::new(),
         lists: Arc::default(),
         waits: JoinSet::new(),
+        ahead: JoinSet::new(),
+        credentials: Arc::default(),
+        files_announced: 0,
+        file: None,
     };
     debug!(session = id, uid = peer.uid, pid = peer.pid, "session begins");
     let outcome = tokio::select! {
@@ -129,6 +145,7 @@ impl Session {
                 Some(len) => {
                     let began = Instant::now();
                     self.handle_packet(&packet[..len]).await?;
+                    self.file = None;
                     give_way(began).await;
                 }
                 None => {}
@@ -145,9 +162,10 @@ impl Session {
     /// The next packet from the socket; `None` when the ring is to be looked at first.
     async fn next_packet(&mut self, packet: &mut [u8]) -> io::Result<Option<usize>> {
         // Most often the next request is there already: try before asking to be woken.
-        match socket::receive_bytes(self.connection.get_ref(), packet) {
+        let announced = self.files_announced > 0;
+        match receive(self.connection.get_ref(), packet, announced) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other.map(Some),
+            other => return other.map(|received| Some(self.take_file(received))),
         }
         if self.rings.as_ref().is_some_and(|rings| !rings.look()) {
             // Others have their turn on this thread between two looks.
@@ -158,10 +176,21 @@ impl Session {
         if let Some(rings) = &self.rings {
             rings.awake();
         }
-        match ready.try_io(|connection| socket::receive_bytes(connection.get_ref(), packet)) {
-            Ok(received) => received.map(Some),
-            Err(_would_block) => Ok(None),
+        let received = match ready.try_io(|connection| receive(connection.get_ref(), packet, announced)) {
+            Ok(received) => received?,
+            Err(_would_block) => return Ok(None),
+        };
+        drop(ready);
+        Ok(Some(self.take_file(received)))
+    }
+
+    /// Keeps the descriptor that came beside a packet, for the request in it. Returns the packet's length.
+    fn take_file(&mut self, (len, file): (usize, Option<OwnedFd>)) -> usize {
+        if file.is_some() {
+            self.files_announced -= 1;
         }
+        self.file = file;
+        len
     }
 
     async fn handle_packet(&mut self, packet: &[u8]) -> io::Result<()> {
@@ -213,6 +242,7 @@ impl Session {
     /// Gives back all that the session had.
     async fn end(mut self) {
         self.waits.shutdown().await;
+        self.ahead.shutdown().await;
         let agent = Arc::clone(&self.agent);
         // Another session may begin in its place, whatever this one still waits for.
         drop(self.seat);
@@ -237,6 +267,16 @@ impl Session {
         agent.cache().end_session(uid, self.id, process_gone);
         agent.keeper.notify_one();
     }
+}
+
+/// Receives a packet without waiting, and one descriptor beside it where the client has announced some: otherwise none
+/// enters this process.
+fn receive(connection: &OwnedFd, packet: &mut [u8], announced: bool) -> io::Result<(usize, Option<OwnedFd>)> {
+    if !announced {
+        return Ok((socket::receive_bytes(connection, packet)?, None));
+    }
+    let (len, descriptors) = socket::receive_now(connection, packet)?;
+    Ok((len, descriptors.into_iter().next()))
 }
 
 /// Hands a descriptor to tokio's event loop.

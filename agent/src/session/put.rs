@@ -317,7 +317,7 @@ async fn commit_all(taken: Vec<Result<Taken, Refusal>>) -> Result<Reply, Refusal
 }
 
 /// Commits again with the memory that it needed.
-pub(super) async fn retry_commit(
+pub(crate) async fn retry_commit(
     agent: &Arc<Agent>,
     mut committed: Result<PutOutcome, CommitError>,
     checksums: &Checksums,

@@ -97,6 +97,36 @@ impl Session {
                 let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
                 return self.wait(id, timeout_ms, until_put(agent, uid, namespace, key)).await;
             }
+            Request::Fetch { namespace, key, url } => {
+                let (target, place) = (self.target(namespace, key), self.at_url(url));
+                return self.fetch(id, timeout_ms, target, place).await;
+            }
+            Request::FetchFile { namespace, key, path } => {
+                let (target, place) = (self.target(namespace, key), self.at_file(path));
+                return self.fetch(id, timeout_ms, target, place).await;
+            }
+            Request::OpenObject { namespace, key, url } => {
+                let (target, place) = (self.target(namespace, key), self.at_url(url));
+                return self.open_object(id, timeout_ms, target, place).await;
+            }
+            Request::OpenObjectFile { namespace, key, path } => {
+                let (target, place) = (self.target(namespace, key), self.at_file(path));
+                return self.open_object(id, timeout_ms, target, place).await;
+            }
+            Request::Chunk { namespace, key, version, index } => {
+                let target = self.target(namespace, key);
+                return self.chunk(id, timeout_ms, &target, version, index).await;
+            }
+            Request::PrefetchChunks { namespace, key, version, index, count } => {
+                let target = self.target(namespace, key);
+                self.prefetch_chunks(&target, version, index..index.saturating_add(count.into()));
+                return self.answer(id, Reply::Done).await;
+            }
+            Request::Prefetch { namespace, items } => {
+                self.prefetch(namespace, items);
+                return self.answer(id, Reply::Done).await;
+            }
+            Request::FileFollows => return self.file_follows(),
             Request::Sync { namespace } => {
                 let (agent, uid) = (Arc::clone(self.agent()), self.peer.uid);
                 return self.wait(id, timeout_ms, sync(agent, uid, namespace)).await;
@@ -128,6 +158,7 @@ impl Session {
         let agent = Arc::clone(self.agent());
         Ok(match request {
             Request::Mapped { memory } => self.mapped(memory)?,
+            Request::Credential { prefix, keys } => self.credential(&prefix, keys)?,
             Request::Ping => Reply::Pong(self.agent_info(&agent.cache())),
             Request::PutChunk { put, staged } => self.put_chunk(put, staged)?,
             Request::Stat => Reply::Stat(Box::new(self.stat())),
@@ -155,7 +186,7 @@ impl Session {
 
     /// Answers when what is waited for has happened, or the caller's time is over, in a task of its own so that the
     /// session goes on meanwhile.
-    async fn wait(
+    pub(super) async fn wait(
         &mut self,
         id: u64,
         timeout_ms: u64,
@@ -239,6 +270,13 @@ fn may_ask_store(request: &Request) -> bool {
             | Request::Delete { .. }
             | Request::List { .. }
             | Request::Sync { .. }
+            | Request::Fetch { .. }
+            | Request::FetchFile { .. }
+            | Request::OpenObject { .. }
+            | Request::OpenObjectFile { .. }
+            | Request::Chunk { .. }
+            | Request::PrefetchChunks { .. }
+            | Request::Prefetch { .. }
             | Request::Put { .. }
             | Request::PutMany { .. }
             | Request::PutEnd { .. }

@@ -22,18 +22,18 @@ const LOAD_ATTEMPTS: usize = 3;
 
 /// A user's blocks in a namespace that is durable.
 #[derive(Clone, Debug)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     pub(super) agent: Arc<Agent>,
-    pub(super) store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     pub(super) uid: u32,
     pub(super) namespace: u64,
     /// Where the blocks lie.
-    pub(super) incarnation: Arc<str>,
+    pub(crate) incarnation: Arc<str>,
 }
 
 impl Stored {
     /// The store's side of a namespace; `None` where it has none.
-    pub(super) fn of(agent: &Arc<Agent>, uid: u32, namespace: u64) -> Result<Option<Stored>, Refusal> {
+    pub(crate) fn of(agent: &Arc<Agent>, uid: u32, namespace: u64) -> Result<Option<Stored>, Refusal> {
         let incarnation = agent.cache().stored(uid, namespace)?;
         Ok(Stored::at(agent, uid, namespace, incarnation))
     }
@@ -54,7 +54,7 @@ impl Stored {
     }
 
     /// Makes a block that is not in memory resident, if the store has it.
-    pub(super) async fn load(self, key: String) -> Result<(), Refusal> {
+    pub(crate) async fn load(self, key: String) -> Result<(), Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
         let _lane = self.store.lane(self.uid).await;
         let mut damaged = 0;
@@ -122,7 +122,7 @@ impl Stored {
             self.agent.cache().abandon(&reservation);
             return Ok(Filled::Damaged);
         }
-        self.publish(reservation, &found.entry, true).await.map(|_| Filled::Resident)
+        self.publish(reservation, &found.entry).await.map(|_| Filled::Resident)
     }
 
     /// Acknowledges a put whose payload is in place.
@@ -230,7 +230,7 @@ impl Stored {
     ) -> Result<PutOutcome, Refusal> {
         let offered = reservation.len();
         if there.len_bytes == offered && there.checksums == *checksums {
-            return self.publish(reservation, there, false).await.map(|_| PutOutcome::AlreadyHeld);
+            return self.publish(reservation, there).await.map(|_| PutOutcome::AlreadyHeld);
         }
         self.agent.cache().abandon(&reservation);
         Err(Refusal::Exists { held: there.len_bytes, offered })
@@ -249,7 +249,7 @@ impl Stored {
         let kept = self.store.put(&self.incarnation, &entry, reservation.memory(), options.overwrite).await;
         match kept {
             Ok(Kept::Stored) => {
-                let outcome = self.publish(reservation, &entry, false).await?;
+                let outcome = self.publish(reservation, &entry).await?;
                 let mut cache = self.agent.cache();
                 let figures = cache.figures(self.uid);
                 figures.stored += 1;
@@ -266,15 +266,10 @@ impl Stored {
     }
 
     /// Publishes what the store has, with the times that it has there.
-    async fn publish(
-        &self,
-        mut reservation: Box<Reservation>,
-        entry: &Entry,
-        loaded: bool,
-    ) -> Result<PutOutcome, Refusal> {
+    async fn publish(&self, mut reservation: Box<Reservation>, entry: &Entry) -> Result<PutOutcome, Refusal> {
         let left_ns = entry.left_ms().map(|left_ms| left_ms.saturating_mul(1_000_000));
         let expiry_ns = left_ns.map_or(0, |left_ns| clock::coarse_ns().saturating_add(left_ns));
-        reservation.put_at(Times { created_ms: entry.created_ms, expiry_ns }, loaded);
+        reservation.put_at(Times { created_ms: entry.created_ms, expiry_ns });
         let published = self.commit(reservation, &entry.checksums).await;
         if published.is_err() {
             self.forget(&entry.key);

@@ -390,17 +390,22 @@ impl Entry {
 
 impl Memory {
     /// The checksums of what lies there.
-    fn checksums(&self) -> Checksums {
+    pub(crate) fn checksums(&self) -> Checksums {
         let mut chunked = larder_protocol::checksum::Chunked::default();
+        self.each_piece(|piece| chunked.update(piece));
+        chunked.finish()
+    }
+
+    /// Shows all that lies there, piece by piece.
+    pub(crate) fn each_piece(&self, mut show: impl FnMut(&[u8])) {
         let mut piece = [0; 4096];
         let mut done = 0;
         while done < self.len_bytes {
             let len = usize::try_from((self.len_bytes - done).min(piece.len() as u64)).unwrap_or(piece.len());
             let at = usize::try_from(self.offset_bytes + done).unwrap_or(usize::MAX);
             self.mapping.copy_out(at, &mut piece[..len]);
-            chunked.update(&piece[..len]);
+            show(&piece[..len]);
             done += len as u64;
         }
-        chunked.finish()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use larder_protocol::namespace::{Durability, Eviction, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceOptions, Validate};
 use serde::Deserialize;
 
 /// Version of the text. A namespace of another version is refused: its options cannot be guessed.
@@ -26,6 +26,7 @@ struct Text {
     incarnation: String,
     durability: String,
     eviction: String,
+    validate: String,
     overwrite: bool,
     quota_bytes: Option<u64>,
     ttl_ms: Option<u64>,
@@ -40,7 +41,12 @@ impl Record {
 
     /// The text.
     pub(crate) fn to_text(&self) -> String {
-        let NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability } = &self.options;
+        let NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability, validate } = &self.options;
+        let validate = match validate {
+            Validate::Namespace => "namespace",
+            Validate::Always => "always",
+            Validate::Never => "never",
+        };
         // A namespace without a store has no record.
         let durability = if *durability == Some(Durability::Back) { "back" } else { "through" };
         let eviction = match eviction {
@@ -50,7 +56,7 @@ impl Record {
         // Quoted by the library: a name may hold quotes.
         let name = toml::Value::String(self.name.clone());
         let mut text = format!(
-            "version = {VERSION}\nname = {name}\nincarnation = \"{:032x}\"\ndurability = \"{durability}\"\neviction = \"{eviction}\"\noverwrite = {overwrite}\n",
+            "version = {VERSION}\nname = {name}\nincarnation = \"{:032x}\"\ndurability = \"{durability}\"\neviction = \"{eviction}\"\nvalidate = \"{validate}\"\noverwrite = {overwrite}\n",
             self.incarnation
         );
         for (name, value) in [("quota_bytes", quota_bytes), ("ttl_ms", ttl_ms)] {
@@ -81,12 +87,19 @@ impl Record {
             "back" => Durability::Back,
             other => return Err(format!("its durability is {other:?}, not through or back")),
         };
+        let validate = match text.validate.as_str() {
+            "namespace" => Validate::Namespace,
+            "always" => Validate::Always,
+            "never" => Validate::Never,
+            other => return Err(format!("its validate is {other:?}, not namespace, always or never")),
+        };
         let options = NamespaceOptions {
             eviction,
             overwrite: text.overwrite,
             quota_bytes: text.quota_bytes,
             ttl_ms: text.ttl_ms,
             durability: Some(durability),
+            validate,
         };
         Ok(Record { name: text.name, incarnation, options })
     }
@@ -104,7 +117,8 @@ mod tests {
             (Eviction::Evict, true, Some(1), Some(i64::MAX as u64), Durability::Through),
         ] {
             let durability = Some(durability);
-            let options = NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability };
+            let validate = if overwrite { Validate::Always } else { Validate::Namespace };
+            let options = NamespaceOptions { eviction, overwrite, quota_bytes, ttl_ms, durability, validate };
             let record = Record::new("a/\"b\" 'c'", options).unwrap();
             assert_eq!(Record::from_text(&record.to_text()), Ok(record));
         }
@@ -118,6 +132,7 @@ mod tests {
             ("evict\"", "lose\"", "eviction"),
             ("through\"", "scratch\"", "durability"),
             ("incarnation = \"", "incarnation = \"0", "32 hexadecimal"),
+            ("namespace\"", "sometimes\"", "validate"),
             ("overwrite", "overwrites", "unknown field"),
         ] {
             let error = Record::from_text(&good.replacen(from, to, 1)).unwrap_err();

@@ -17,6 +17,7 @@ mod basics;
 mod churn;
 mod death;
 mod errors;
+mod fetch;
 mod fork;
 mod hits;
 mod keys;

@@ -15,6 +15,7 @@ fn options_are_told_and_changed() {
         quota_bytes: Some(1 << 20),
         ttl_ms: Some(3_600_000),
         durability: Some(Durability::Scratch),
+        validate: larder::Validate::Always,
     };
     let cache = client.create_namespace("t", &options).unwrap();
     put(&cache, "k", 1000).unwrap();

@@ -254,6 +254,7 @@ fn options_outlive_the_agent() {
         quota_bytes: Some(1 << 20),
         ttl_ms: Some(3_600_000),
         durability: None,
+        validate: larder::Validate::Always,
     };
     let told = NamespaceOptions { durability: Some(Durability::Through), ..given.clone() };
     let client = agent.client();

@@ -1,8 +1,9 @@
 //! A lie in every message.
 
 use larder_protocol::layout::LAYOUT_MAGIC;
-use larder_protocol::message::{MANY_MAX, PutItem, PutOutcome, Refusal, Reply, Request, Staged, VERSION};
-use larder_protocol::namespace::{Eviction, NamespaceOptions};
+use larder_protocol::message::{MANY_MAX, PrefetchItem, PutItem, PutOutcome, Refusal, Reply, Request, Staged, VERSION};
+use larder_protocol::namespace::{Eviction, NamespaceOptions, Validate};
+use larder_protocol::origin::OriginKeys;
 
 use crate::harness::Agent;
 use crate::raw::Raw;
@@ -24,6 +25,7 @@ pub(crate) fn every_kind() -> Vec<Request> {
         quota_bytes: Some(1 << 20),
         ttl_ms: Some(1000),
         durability: None,
+        validate: Validate::Never,
     };
     vec![
         Request::Hello { layout: LAYOUT_MAGIC, version: VERSION },
@@ -54,6 +56,16 @@ pub(crate) fn every_kind() -> Vec<Request> {
         Request::Commit { writer: 1 },
         Request::Delete { namespace, key: key() },
         Request::List { namespace, prefix: String::new(), children: false, cursor: 0 },
+        Request::Sync { namespace },
+        Request::Fetch { namespace, key: key(), url: "http://127.0.0.1:1/".into() },
+        Request::Credential { prefix: "http://host/".into(), keys: OriginKeys::Bearer("t".into()) },
+        Request::FileFollows,
+        Request::FetchFile { namespace, key: key(), path: "/a".into() },
+        Request::OpenObject { namespace, key: key(), url: "http://127.0.0.1:1/".into() },
+        Request::OpenObjectFile { namespace, key: key(), path: "/a".into() },
+        Request::Chunk { namespace, key: key(), version: 1, index: 0 },
+        Request::PrefetchChunks { namespace, key: key(), version: 1, index: 0, count: 1 },
+        Request::Prefetch { namespace, items: vec![PrefetchItem { key: key(), url: None }] },
         Request::Clear { name: name() },
         Request::Stat,
         Request::Pins,
@@ -94,6 +106,8 @@ fn absurd_numbers_in_every_request() {
             Request::PutBegin { namespace: wrong, key: key(), len: 10 },
             Request::Create { namespace: wrong, key: key(), len: 10 },
             Request::List { namespace: wrong, prefix: String::new(), children: true, cursor: 0 },
+            Request::Sync { namespace: wrong },
+            Request::Fetch { namespace: wrong, key: key(), url: "http://127.0.0.1:1/".into() },
         ];
         for request in namespaced {
             assert_eq!(raw.refused(request), Refusal::Cleared { namespace: 0 });

@@ -17,6 +17,7 @@ mod session;
 mod account;
 mod death;
 mod fallbacks;
+mod files;
 mod floods;
 mod growth;
 mod guests;

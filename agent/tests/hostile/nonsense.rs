@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use larder_protocol::layout::stripe;
 use larder_protocol::message::{PutItem, Reply, Request, Staged};
-use larder_protocol::namespace::{Durability, Eviction, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceOptions, Validate};
 use larder_protocol::words::{MappedWords, Words};
 use std::sync::atomic::Ordering;
 
@@ -67,6 +67,7 @@ impl Fool {
             ttl_ms: [None, Some(0), Some(3), Some(1000), Some(u64::MAX)][self.below(5)],
             durability: [None, Some(Durability::Scratch), Some(Durability::Through), Some(Durability::Back)]
                 [self.below(4)],
+            validate: [Validate::Namespace, Validate::Always, Validate::Never][self.below(3)],
         }
     }
 

@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use larder_protocol::units::{ByteSize, DurationError, parse_duration};
 
 pub(crate) use self::demo::{DemoArgs, DemoProcessArgs, DemoRole};
-pub(crate) use self::namespaces::{DurabilityArg, EvictionArg, Limit, NsCommand, NsOptions};
+pub(crate) use self::namespaces::{DurabilityArg, EvictionArg, Limit, NsCommand, NsOptions, ValidateArg};
 
 /// clap lists subcommands in one run; people look for a verb by what it acts on.
 const HELP_TEMPLATE: &str = "\
@@ -159,6 +159,23 @@ pub(crate) enum Command {
         #[command(flatten)]
         at: BlockArgs,
         /// File to write, or `-` for standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+
+    /// Make a key hold what a URL or file has, unless it is there
+    ///
+    /// Fetched once, however many ask: http://, https://, s3://, gs://, az:// by the agent, as far as its site lets this user;
+    /// a path or file:// is opened by this command, with your rights. KEY may be `-`: then it is made of the URL. Status 3
+    /// when there is no such object.
+    ///
+    /// Example: larder fetch job/1234 - s3://era5/2026/t2m.nc -o t2m.nc
+    Fetch {
+        #[command(flatten)]
+        at: BlockArgs,
+        /// Where the bytes are
+        url: OsString,
+        /// File to write, or `-` for standard output [default: none]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },

@@ -64,6 +64,9 @@ pub(crate) struct NsOptions {
     /// When room is needed: evict the least useful blocks, or keep them all and refuse puts [default: evict]
     #[arg(long, value_name = "HOW")]
     pub(crate) eviction: Option<EvictionArg>,
+    /// When what `larder fetch` brought is compared with its origin [default: namespace]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) validate: Option<ValidateArg>,
     /// Let a key be put again with other bytes [default: false]
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) overwrite: Option<bool>,
@@ -101,6 +104,17 @@ pub(crate) enum DurabilityArg {
     Back,
     /// The block is in the store when the put returns; the default where the agent has a store
     Through,
+}
+
+/// When what was fetched is compared with its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ValidateArg {
+    /// A URL stands for the version that was first seen; what has to be fetched again and is another by then is an error
+    Namespace,
+    /// At each fetch: what has changed is fetched anew, what is gone is not found
+    Always,
+    /// Never: what has to be fetched again is what the origin has then
+    Never,
 }
 
 /// What happens when room is needed.

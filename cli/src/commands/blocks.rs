@@ -54,6 +54,29 @@ pub(crate) fn get(at: &BlockArgs, file: Option<&Path>, global: &Global, output: 
     )
 }
 
+pub(crate) fn fetch(at: &BlockArgs, url: &OsStr, file: Option<&Path>, global: &Global, output: Output) -> Result<()> {
+    let url = text(url, "the URL")?;
+    // A path is of this process; the URL of a key that others use must not depend on where it runs.
+    let url = if url.contains("://") { url } else { text(std::path::absolute(url)?.as_os_str(), "the path")? };
+    let (_client, namespace) = open(&at.namespace, global)?;
+    let key = if at.key == "-" { larder::url_key(&url) } else { text(&at.key, "the key")? };
+    let to_stdout = file.is_some_and(|file| file.as_os_str() == "-");
+    if output.is_json() && to_stdout {
+        let why = "`fetch --json` needs another -o: there standard output carries the block";
+        return Err(Usage(why.to_owned()).into());
+    }
+    let block = namespace.get_or_fetch(&key, &url).with_context(|| format!("key {key:?}"))?;
+    match file {
+        Some(_) if to_stdout => return sink::to_stdout(&block),
+        Some(file) => sink::to_file(&block, file, output)?,
+        None => {}
+    }
+    output.done(
+        || format!("{key}: {}, there", ByteSize(block.len() as u64)),
+        || json!({ "key": key, "bytes": block.len(), "file": file.map(Path::to_string_lossy) }),
+    )
+}
+
 pub(crate) fn wait(at: &BlockArgs, global: &Global, output: Output) -> Result<()> {
     let (_client, namespace, key) = open_at(at, global)?;
     let timeout = global.timeout.unwrap_or(Duration::MAX);

@@ -31,6 +31,7 @@ pub(crate) fn run(command: Command, global: &Global, output: &Output) -> Result<
         Command::Resize { capacity } => node::resize(&connect(global)?, capacity, output),
         Command::Put { at, file } => blocks::put(&at, &file, global, output),
         Command::Get { at, output: file } => blocks::get(&at, file.as_deref(), global, output),
+        Command::Fetch { at, url, output: file } => blocks::fetch(&at, &url, file.as_deref(), global, output),
         Command::Wait { at } => blocks::wait(&at, global, output),
         Command::Ls { namespace, prefix, direct } => {
             blocks::list(&namespace, prefix.as_deref(), direct, global, output)

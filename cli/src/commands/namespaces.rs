@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions, Validate};
 use larder_protocol::units::{ByteSize, format_duration};
 use serde_json::{Value, json};
 
 use super::{connect, namespace_name};
-use crate::args::{DurabilityArg, EvictionArg, Global, Limit, NsCommand, NsOptions};
+use crate::args::{DurabilityArg, EvictionArg, Global, Limit, NsCommand, NsOptions, ValidateArg};
 use crate::exit::Usage;
 use crate::output::{Align, Output, columns, count};
 
@@ -73,6 +73,12 @@ fn apply(given: &NsOptions, mut options: NamespaceOptions) -> Result<NamespaceOp
         Some(EvictionArg::Evict) => options.eviction = Eviction::Evict,
         Some(EvictionArg::Keep) => options.eviction = Eviction::Keep,
     }
+    match given.validate {
+        None => {}
+        Some(ValidateArg::Namespace) => options.validate = Validate::Namespace,
+        Some(ValidateArg::Always) => options.validate = Validate::Always,
+        Some(ValidateArg::Never) => options.validate = Validate::Never,
+    }
     if let Some(overwrite) = given.overwrite {
         options.overwrite = overwrite;
     }
@@ -104,6 +110,14 @@ fn eviction(options: &NamespaceOptions) -> &'static str {
     }
 }
 
+fn validate(options: &NamespaceOptions) -> &'static str {
+    match options.validate {
+        Validate::Namespace => "namespace",
+        Validate::Always => "always",
+        Validate::Never => "never",
+    }
+}
+
 fn durability(options: &NamespaceOptions) -> &'static str {
     match options.durability {
         Some(Durability::Through) => "through",
@@ -121,6 +135,7 @@ fn info_text(info: &NamespaceInfo) -> String {
         ("payload", ByteSize(info.bytes).to_string()),
         ("durability", durability(options).to_owned()),
         ("eviction", eviction(options).to_owned()),
+        ("validate", validate(options).to_owned()),
         ("overwrite", options.overwrite.to_string()),
         ("quota", options.quota_bytes.map_or_else(none, |bytes| ByteSize(bytes).to_string())),
         ("ttl", options.ttl_ms.map_or_else(none, |ttl_ms| format_duration(Duration::from_millis(ttl_ms)))),
@@ -136,6 +151,7 @@ fn info_json(info: &NamespaceInfo) -> Value {
         "bytes": info.bytes,
         "durability": durability(&info.options),
         "eviction": eviction(&info.options),
+        "validate": validate(&info.options),
         "overwrite": info.options.overwrite,
         "quota_bytes": info.options.quota_bytes,
         "ttl_ms": info.options.ttl_ms,

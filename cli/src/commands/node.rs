@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use larder::Client;
 use larder_protocol::message::AgentInfo;
-use larder_protocol::stat::{AgentStat, PinHolder};
+use larder_protocol::stat::{AgentStat, PinHolder, TenantStat};
 use larder_protocol::units::{ByteSize, format_duration};
 use serde_json::{Value, json};
 
@@ -101,6 +101,10 @@ fn stat_text(stat: &AgentStat) -> String {
     row("  puts held back", count(tenant.put_waits), "until the store had taken earlier ones");
     row("  damaged", count(tenant.store_damaged), "objects that could not be read, and so misses");
     row("  failures", count(tenant.store_failures), "calls that failed");
+    row("Origins", String::new(), "");
+    row("  fetches", count(tenant.fetches), &bytes(tenant.fetch_bytes));
+    row("  of them copies", count(tenant.fetch_copies), "of what was here under another key");
+    row("  failures", count(tenant.fetch_failures), "fetches that failed");
     columns(&[Align::Left, Align::Right, Align::Left], &rows)
 }
 
@@ -118,42 +122,56 @@ fn stat_json(stat: &AgentStat) -> Value {
         "orphans": stat.orphans,
         "descriptors": stat.descriptors,
         "store_under_way": stat.store_under_way,
-        "tenant": {
-            "uid": tenant.uid,
-            "quota_bytes": tenant.quota_bytes,
-            "segment_bytes": tenant.segment_bytes,
-            "segments": tenant.segments,
-            "blocks": tenant.blocks,
-            "payload_bytes": tenant.payload_bytes,
-            "index_capacity": tenant.index_capacity,
-            "limbo_blocks": tenant.limbo_blocks,
-            "pinned_bytes": tenant.pinned_bytes,
-            "hits_mapped": tenant.hits_mapped,
-            "hit_bytes": tenant.hit_bytes,
-            "hits_asked": tenant.hits_asked,
-            "misses": tenant.misses,
-            "asked": {
-                "absent": tenant.asked_absent,
-                "raced": tenant.asked_raced,
-                "unmapped": tenant.asked_unmapped,
-                "expired": tenant.asked_expired,
-                "no_slot": tenant.asked_no_slot,
-            },
-            "puts": tenant.puts,
-            "put_bytes": tenant.put_bytes,
-            "evictions": tenant.evictions,
-            "expirations": tenant.expirations,
-            "loads": tenant.loads,
-            "load_bytes": tenant.load_bytes,
-            "stored": tenant.stored,
-            "stored_bytes": tenant.stored_bytes,
-            "store_damaged": tenant.store_damaged,
-            "store_failures": tenant.store_failures,
-            "dirty_blocks": tenant.dirty_blocks,
-            "dirty_bytes": tenant.dirty_bytes,
-            "put_waits": tenant.put_waits,
-        },
+        "tenant": tenant_json(tenant),
     })
+}
+
+fn tenant_json(tenant: &TenantStat) -> Value {
+    let mut fields = json!({
+        "asked": {
+            "absent": tenant.asked_absent,
+            "raced": tenant.asked_raced,
+            "unmapped": tenant.asked_unmapped,
+            "expired": tenant.asked_expired,
+            "no_slot": tenant.asked_no_slot,
+        },
+    });
+    // One by one: so many are too many for the macro.
+    for (name, value) in [
+        ("uid", u64::from(tenant.uid)),
+        ("quota_bytes", tenant.quota_bytes),
+        ("segment_bytes", tenant.segment_bytes),
+        ("segments", tenant.segments),
+        ("blocks", tenant.blocks),
+        ("payload_bytes", tenant.payload_bytes),
+        ("index_capacity", tenant.index_capacity),
+        ("limbo_blocks", tenant.limbo_blocks),
+        ("pinned_bytes", tenant.pinned_bytes),
+        ("hits_mapped", tenant.hits_mapped),
+        ("hit_bytes", tenant.hit_bytes),
+        ("hits_asked", tenant.hits_asked),
+        ("misses", tenant.misses),
+        ("puts", tenant.puts),
+        ("put_bytes", tenant.put_bytes),
+        ("evictions", tenant.evictions),
+        ("expirations", tenant.expirations),
+        ("loads", tenant.loads),
+        ("load_bytes", tenant.load_bytes),
+        ("stored", tenant.stored),
+        ("stored_bytes", tenant.stored_bytes),
+        ("store_damaged", tenant.store_damaged),
+        ("store_failures", tenant.store_failures),
+        ("dirty_blocks", tenant.dirty_blocks),
+        ("dirty_bytes", tenant.dirty_bytes),
+        ("put_waits", tenant.put_waits),
+        ("fetches", tenant.fetches),
+        ("fetch_bytes", tenant.fetch_bytes),
+        ("fetch_copies", tenant.fetch_copies),
+        ("fetch_failures", tenant.fetch_failures),
+    ] {
+        fields[name] = value.into();
+    }
+    fields
 }
 
 fn pins_text(holders: &[PinHolder]) -> String {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::{Agent, check_fields};
 
-const FIELDS: &str = "name blocks bytes durability eviction overwrite quota_bytes ttl_ms";
+const FIELDS: &str = "name blocks bytes durability eviction validate overwrite quota_bytes ttl_ms";
 
 #[test]
 fn options_are_given_changed_and_shown() {
@@ -15,7 +15,7 @@ fn options_are_given_changed_and_shown() {
     check_fields(&made, FIELDS);
     let mut expected = json!({
         "name": "job/1", "blocks": 0, "bytes": 0, "durability": "scratch",
-        "eviction": "keep", "overwrite": false, "quota_bytes": 8 << 20, "ttl_ms": null,
+        "eviction": "keep", "validate": "namespace", "overwrite": false, "quota_bytes": 8 << 20, "ttl_ms": null,
     });
     assert_eq!(made, expected);
     let changed =

@@ -46,7 +46,8 @@ fn figures_have_their_documented_names() {
          tenant.asked.unmapped tenant.asked.expired tenant.asked.no_slot tenant.puts tenant.put_bytes
          tenant.evictions tenant.expirations store_under_way \
          tenant.loads tenant.load_bytes tenant.stored tenant.stored_bytes tenant.store_damaged tenant.store_failures \
-         tenant.dirty_blocks tenant.dirty_bytes tenant.put_waits",
+         tenant.dirty_blocks tenant.dirty_bytes tenant.put_waits \
+         tenant.fetches tenant.fetch_bytes tenant.fetch_copies tenant.fetch_failures",
     );
     let tenant = &document["tenant"];
     assert_eq!((&tenant["blocks"], &tenant["payload_bytes"], &tenant["puts"]), (&json!(1), &json!(5), &json!(1)));

@@ -5,7 +5,7 @@ use larder_protocol::message::{
     Answer, Envelope, PutItem, PutOutcome, Refusal, Reply, Request, Staged, decode_reply, decode_request, encode_reply,
     encode_request,
 };
-use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions, Validate};
 use larder_protocol::stat::PinHolder;
 use proptest::prelude::*;
 
@@ -32,6 +32,8 @@ fn options() -> impl Strategy<Value = NamespaceOptions> {
             quota_bytes,
             ttl_ms,
             durability,
+            validate: [Validate::Namespace, Validate::Always, Validate::Never]
+                [usize::from(keep) + usize::from(overwrite)],
         },
     )
 }

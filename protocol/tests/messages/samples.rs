@@ -2,9 +2,10 @@
 
 use larder_protocol::layout::LAYOUT_MAGIC;
 use larder_protocol::message::{
-    AgentInfo, Answer, Envelope, PutItem, PutOutcome, Refusal, Reply, Request, Staged, VERSION, Welcome,
+    AgentInfo, Answer, Envelope, PrefetchItem, PutItem, PutOutcome, Refusal, Reply, Request, Staged, VERSION, Welcome,
 };
-use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions};
+use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions, Validate};
+use larder_protocol::origin::OriginKeys;
 use larder_protocol::stat::{AgentStat, PinHolder, TenantStat};
 
 fn item(key: &str, offset: u64) -> PutItem {
@@ -18,6 +19,7 @@ fn options() -> NamespaceOptions {
         quota_bytes: Some(0x51),
         ttl_ms: None,
         durability: None,
+        validate: Validate::Never,
     }
 }
 
@@ -48,8 +50,41 @@ pub(crate) fn requests() -> Vec<(&'static str, Envelope)> {
         ("abandon", Request::Abandon { put: 0x25 }),
         ("create", Request::Create { namespace, key: key.clone(), len: 0x28 }),
         ("commit", Request::Commit { writer: 0x29 }),
-        ("delete", Request::Delete { namespace, key }),
+        ("delete", Request::Delete { namespace, key: key.clone() }),
         ("list", Request::List { namespace, prefix: "a".into(), children: true, cursor: 0x2a }),
+        ("fetch", Request::Fetch { namespace, key: key.clone(), url: "http://a/b".into() }),
+        (
+            "credential",
+            Request::Credential {
+                prefix: "s3://a/".into(),
+                keys: OriginKeys::S3 {
+                    key_id: "i".into(),
+                    secret_key: "s".into(),
+                    token: None,
+                    region: Some("r".into()),
+                    endpoint: None,
+                },
+            },
+        ),
+        ("file-follows", Request::FileFollows),
+        ("fetch-file", Request::FetchFile { namespace, key: key.clone(), path: "/a/b".into() }),
+        ("open-object", Request::OpenObject { namespace, key: key.clone(), url: "http://a/b".into() }),
+        ("open-object-file", Request::OpenObjectFile { namespace, key: key.clone(), path: "/a/b".into() }),
+        ("chunk", Request::Chunk { namespace, key: key.clone(), version: 0x2c, index: 0x2d }),
+        (
+            "prefetch-chunks",
+            Request::PrefetchChunks { namespace, key: key.clone(), version: 0x2c, index: 0x2d, count: 0x2f },
+        ),
+        (
+            "prefetch",
+            Request::Prefetch {
+                namespace,
+                items: vec![
+                    PrefetchItem { key: "k".into(), url: None },
+                    PrefetchItem { key: "l".into(), url: Some("s3://a/b".into()) },
+                ],
+            },
+        ),
         ("clear", Request::Clear { name }),
         ("sync", Request::Sync { namespace }),
         ("stat", Request::Stat),
@@ -112,6 +147,10 @@ fn stat() -> AgentStat {
             dirty_blocks: 39,
             dirty_bytes: 40,
             put_waits: 41,
+            fetches: 42,
+            fetch_bytes: 43,
+            fetch_copies: 44,
+            fetch_failures: 45,
         },
     }
 }
@@ -126,6 +165,7 @@ fn replies_alone() -> Vec<(&'static str, Reply)> {
             quota_bytes: None,
             ttl_ms: Some(0x52),
             durability: Some(Durability::Through),
+            validate: Validate::Always,
         },
         blocks: 0x53,
         bytes: 0x54,
@@ -148,6 +188,7 @@ fn replies_alone() -> Vec<(&'static str, Reply)> {
         ("put-not-kept", Reply::Put(PutOutcome::NotKept)),
         ("put-many", Reply::PutMany(vec![Ok(PutOutcome::Stored), Err(Refusal::Deadline)])),
         ("writer-memory", Reply::WriterMemory { len: 0x77, offset: 0x78 }),
+        ("object", Reply::Object { len: 0x9a, version: 0x9b, chunk_len: 0x9c }),
         ("count", Reply::Count(0x79)),
         ("stat", Reply::Stat(Box::new(stat()))),
         ("pins", Reply::Pins(vec![holder, PinHolder::default()])),
@@ -172,6 +213,8 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("refused-version", Refusal::Version { agent: 0x91, agent_layout: 0x92, client: 0x93, client_layout: 0x94 }),
         ("refused-too-many", Refusal::TooMany("no".into())),
         ("refused-store", Refusal::Store("no".into())),
+        ("refused-origin", Refusal::Origin("no".into())),
+        ("refused-changed", Refusal::Changed("a".into())),
         ("refused-failed", Refusal::Failed("no".into())),
     ]
 }

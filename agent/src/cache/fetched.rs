@@ -1,0 +1,85 @@
+//! What was fetched: the version of each URL that a namespace has seen, and which block has which origin's bytes, so that
+//! they are fetched once for all namespaces of a tenant.
+
+use std::collections::HashMap;
+
+use larder_protocol::checksum::Checksums;
+use larder_protocol::layout::BlockId;
+use larder_protocol::message::Refusal;
+
+use super::Cache;
+use super::blocks::State;
+use super::put::{How, Reservation};
+use super::tenant::Tenant;
+use crate::store::Memory;
+
+/// Most origins of which it is remembered that a block has their bytes: some megabytes.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// Blocks by what was fetched into them. A block that is another by now is told by its generation.
+#[derive(Debug, Default)]
+pub(super) struct Fetched(HashMap<u128, Whose>);
+
+/// The hash of a block's key, and its generation.
+#[derive(Clone, Copy, Debug)]
+struct Whose {
+    hash: [u64; 2],
+    generation: u64,
+}
+
+/// A block whose memory is borrowed, to be copied.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    pub(crate) payload: Memory,
+    pub(crate) checksums: Checksums,
+    id: BlockId,
+}
+
+impl Tenant {
+    /// Remembers that a block, which was just published, has an origin's bytes.
+    pub(super) fn note_fetched(&mut self, origin: u128, hash: [u64; 2], generation: u64) {
+        if self.fetched.0.len() >= REMEMBERED_MAX {
+            // A cache of a hint: what is forgotten is fetched again.
+            self.fetched.0.clear();
+        }
+        self.fetched.0.insert(origin, Whose { hash, generation });
+    }
+}
+
+impl Cache {
+    /// The memory of a block that has the bytes which a reservation is to be filled with.
+    pub(crate) fn borrow_fetched(&mut self, reservation: &Reservation) -> Option<Lent> {
+        let How::Fetch { origin: Some(origin), .. } = reservation.how else { return None };
+        let tenant = self.known(reservation.uid);
+        let whose = *tenant.fetched.0.get(&origin)?;
+        let at = tenant.blocks.with_hash(whose.hash).find(|at| {
+            let block = tenant.blocks.get(*at);
+            (block.state, block.generation, block.len) == (State::Published, whose.generation, reservation.len)
+        })?;
+        let block = tenant.blocks.get(at);
+        let lent = Lent { payload: tenant.payload_of(block), checksums: tenant.checksums_of(block), id: block.id };
+        tenant.lend(lent.id);
+        Some(lent)
+    }
+
+    /// Gives back what was borrowed.
+    pub(crate) fn end_borrow(&mut self, uid: u32, lent: &Lent, copied: bool) {
+        let tenant = self.known(uid);
+        tenant.take_back_lent(lent.id);
+        tenant.figures.fetch_copies += u64::from(copied);
+    }
+
+    /// The version of a URL that a namespace has seen first.
+    pub(crate) fn version(&mut self, uid: u32, namespace: u64, url: u128) -> Result<Option<Box<str>>, Refusal> {
+        Ok(self.known(uid).namespaces.current(namespace)?.versions.get(&url).cloned())
+    }
+
+    /// Remembers which version of a URL a namespace has seen.
+    pub(crate) fn note_version(&mut self, uid: u32, namespace: u64, url: u128, version: &str) -> Result<(), Refusal> {
+        let tenant = self.known(uid);
+        let id = namespace;
+        tenant.namespaces.current(id)?;
+        let Some(namespace) = tenant.namespaces.get_mut(id) else { return Ok(()) };
+        namespace.note_version(url, version)
+    }
+}
