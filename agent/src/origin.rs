@@ -14,7 +14,7 @@ mod bucket;
 mod failure;
 mod files;
 mod http;
-mod policy;
+pub(crate) mod policy;
 mod retry;
 mod route;
 #[cfg(test)]
@@ -34,7 +34,8 @@ use crate::store::Memory;
 use address::Reach;
 pub(crate) use failure::OriginError;
 use files::{Files, OpenFile};
-pub(crate) use policy::{Caller, Keys, SessionCredential};
+use policy::Keys;
+pub(crate) use policy::{Caller, SessionCredential};
 use policy::{Policy, Right, Rule};
 use route::Route;
 pub(crate) use url::Scheme as Kind;
@@ -115,7 +116,8 @@ pub(crate) enum Validity {
 }
 
 impl Origins {
-    /// Reads what a site lists. `own_uid` is the user that the agent runs as, who may fetch whatever that user may.
+    /// Reads what a site lists. `own_uid` is the user that the agent runs as, who may fetch whatever that user may. Blocks:
+    /// reads files.
     ///
     /// # Errors
     /// One sentence that says what is wrong and what to do.
@@ -132,10 +134,12 @@ impl Origins {
             named.extend(proxy.map(|proxy| proxy.place().host.clone()));
             let route = Route::new(Reach::of(named), listed.options.clone(), listed.proxy.clone());
             let route = if listed.is_anonymous { route.anonymous() } else { route };
+            let unusable = |why| format!("the origin {prefix} cannot be used: {why}");
             let route = if scheme.is_bucket() {
+                bucket::check_keys(&listed.options).map_err(unusable)?;
                 route
             } else {
-                route.with_keys().map_err(|why| format!("the origin {prefix} cannot be used: {why}"))?
+                route.with_keys().map_err(unusable)?
             };
             routes.push(Arc::new(route));
             rules.push(Rule { prefix, users: listed.users.clone(), is_public: listed.is_public });
@@ -244,12 +248,6 @@ impl Inner {
             }
             Right::Own => Ok(HttpAccess { route: Arc::clone(&self.anywhere), keys: None, is_public: false }),
         }
-    }
-
-    /// The way to a bucket that nobody listed, with the keys of a session.
-    fn unlisted(&self, keys: &Keys) -> &Arc<Route> {
-        // What the environment opens is not for a server that the session names.
-        if matches!(keys, Keys::S3 { endpoint: Some(_), .. }) { &self.anywhere } else { &self.buckets }
     }
 }
 

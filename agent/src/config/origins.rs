@@ -107,6 +107,7 @@ impl OriginsConfig {
         let row = |origin: &ListedOrigin| {
             let users = match &origin.users {
                 None => "everybody".to_owned(),
+                Some(users) if users.is_empty() => "nobody".to_owned(),
                 Some(users) => users.iter().map(|uid| format!("uid {uid}")).collect::<Vec<_>>().join(", "),
             };
             let public = if origin.is_public { ", public" } else { "" };

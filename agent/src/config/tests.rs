@@ -489,6 +489,110 @@ fn each_problem_of_a_store_s_options_has_its_sentence() {
 }
 
 #[test]
+fn origins_are_tables_and_flags() {
+    let file = "capacity = \"4GiB\"\n\
+                [[origin]]\nprefix = \"https://data.example.org/set/\"\nusers = [7, \"8\"]\npublic = true\n\
+                credentials_file = \"/etc/larder/token\"\nretries = 8\nproxy = \"http://proxy:3128/\"\n\
+                [[origin]]\nprefix = \"s3://bucket/a/\"\nanonymous = true\nregion = \"eu-1\"\nusers = []\n";
+    let flags = ["--allow-origin", "http://127.0.0.1:80/x/", "--allow-origin", "gs://open"];
+    let config = Case { file: Some(file), flags: &flags, ..Case::default() }.config();
+    let listed = &config.origins.listed;
+    let options =
+        StoreOptions { credentials_file: Some("/etc/larder/token".into()), retries: 8, ..StoreOptions::default() };
+    let first = ListedOrigin {
+        users: Some(vec![7, 8]),
+        is_public: true,
+        proxy: Some("http://proxy:3128".to_owned()),
+        options,
+        ..ListedOrigin::everybody("https://data.example.org/set/")
+    };
+    assert_eq!(listed[0], first);
+    let region = StoreOptions { region: Some("eu-1".to_owned()), ..StoreOptions::default() };
+    let second = ListedOrigin {
+        users: Some(vec![]),
+        is_anonymous: true,
+        options: region,
+        ..ListedOrigin::everybody("s3://bucket/a/")
+    };
+    assert_eq!(listed[1], second);
+    for (origin, prefix) in listed[2..].iter().zip(["http://127.0.0.1:80/x/", "gs://open"]) {
+        let flag = ListedOrigin { is_anonymous: true, is_of_flag: true, ..ListedOrigin::everybody(prefix) };
+        assert_eq!(*origin, flag);
+    }
+    let rows: Vec<_> = config.describe().into_iter().filter(|row| row.0.starts_with("origin.")).collect();
+    let row = |prefix: &str, value: &str, source| (format!("origin.{prefix}"), value.to_owned(), source);
+    assert_eq!(
+        rows,
+        [
+            row("https://data.example.org/set/", "uid 7, uid 8, public", "file"),
+            row("s3://bucket/a/", "nobody", "file"),
+            row("http://127.0.0.1:80/x/", "everybody", "flag"),
+            row("gs://open", "everybody", "flag"),
+        ]
+    );
+}
+
+#[test]
+fn each_problem_of_an_origin_has_its_sentence() {
+    let problems = |table: &str| with_file(&format!("capacity = \"4GiB\"\n[[origin]]\n{table}")).problems();
+    assert_eq!(
+        with_file("capacity = \"4GiB\"\norigin = 3").problems(),
+        ["line 2 of FILE: origin is no plain key: write a table [[origin]] for each prefix"]
+    );
+    assert_eq!(
+        problems("public = true"),
+        ["line 2 of FILE: the table [[origin]] has no prefix: add what its URLs begin with, such as prefix = \
+          \"https://data.example.org/\""]
+    );
+    assert_eq!(
+        problems("prefix = \"https://h/\"\nuser = [1]\nwrite_timeout = 3"),
+        [
+            "line 4 of FILE: there is no key \"user\": did you mean users?",
+            "line 5 of FILE: there is no key \"write_timeout\": did you mean read_timeout?"
+        ]
+    );
+    assert_eq!(
+        problems("prefix = \"https://h/\"\nregion = \"a\"\nanonymous = true"),
+        [
+            "anonymous = true (line 5 of FILE) means nothing for an origin with the prefix https://h/: take it out",
+            "region = a (line 4 of FILE) means nothing for an origin with the prefix https://h/: take it out"
+        ]
+    );
+    assert_eq!(
+        problems("prefix = \"s3://b/\"\naccount = \"a\"\nusers = [\"me\"]\nconcurrency = 0"),
+        [
+            "account = a (line 4 of FILE) means nothing for an origin with the prefix s3://b/: take it out",
+            "concurrency = 0 (line 6 of FILE): write a whole number from 1 to 256",
+            "users = me (line 5 of FILE): write a whole number from 0 to 4294967294"
+        ]
+    );
+    assert_eq!(
+        problems("prefix = \"s3://b/\"\ncredentials_file = \"/a\"\nanonymous = true"),
+        ["credentials_file = /a (line 4 of FILE) contradicts anonymous = true: take one of the two out"]
+    );
+    assert_eq!(
+        problems("prefix = \"http://h/\"\ncredentials_file = \"/a\""),
+        [
+            "prefix = http://h/ (line 3 of FILE) would send credentials unencrypted: use https, or allow it with allow_http = true"
+        ]
+    );
+    assert_eq!(
+        problems("prefix = \"s3://b/\"\nendpoint = \"http://a:1\""),
+        [
+            "endpoint = http://a:1 (line 4 of FILE) sends blocks unencrypted, where others may read and change them: use https, or \
+          allow it with allow_http = true"
+        ]
+    );
+    for prefix in ["https://user:geheim@h/", "https://h/?geheim", "ftp://geheim/", "geheim", "https://h/..%2fgeheim"] {
+        let of_file = problems(&format!("prefix = \"{prefix}\""));
+        let of_flag = with_flags(&["--capacity", "4GiB", "--allow-origin", prefix]).problems();
+        for found in [of_file, of_flag] {
+            assert!(found.len() == 1 && !found[0].contains("geheim"), "{found:?}");
+        }
+    }
+}
+
+#[test]
 fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
     assert_eq!(
         with_file("staging_size = 3\ncapacity = \"4GiB\"\nhuge-pages = \"thp\"\n[[tenant]]\nuid = 1\nqota = 2")

@@ -10,7 +10,7 @@ use object_store::path::Path;
 use object_store::{Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
 
 use super::failure::{OriginError, Stop};
-use super::policy::Right;
+use super::policy::{Keys, Right};
 use super::retry::Budget;
 use super::route::Route;
 use super::url::{OriginUrl, Scheme};
@@ -19,8 +19,8 @@ use super::{Asker, Inner, Validity};
 use crate::config::{Bucket, Service, StoreUrl};
 use crate::store::remote::failure;
 use crate::store::{Memory, StoreError};
-pub(super) use connect::endpoint_host;
 use connect::{KeysFrom, connect};
+pub(super) use connect::{check_keys, endpoint_host};
 
 /// Most clients of buckets that are kept, for buckets that nobody listed.
 const STORES_MAX: usize = 64;
@@ -102,7 +102,12 @@ async fn find(inner: &Inner, asker: &Asker, url: OriginUrl) -> Result<Found, Ori
             (route, keys, inner.policy.is_public(rule))
         }
         Right::Session(own, rule) => {
-            let route = rule.map_or_else(|| inner.unlisted(&own.keys), |rule| &inner.routes[rule]);
+            // What the site or the environment opens is not for a server that the session names.
+            let route = match (&own.keys, rule) {
+                (Keys::S3 { endpoint: Some(_), .. }, _) => &inner.anywhere,
+                (_, Some(rule)) => &inner.routes[rule],
+                (_, None) => &inner.buckets,
+            };
             (Arc::clone(route), KeysFrom::Session(own.keys.clone()), false)
         }
         Right::Own => (Arc::clone(&inner.buckets), KeysFrom::Environment, false),

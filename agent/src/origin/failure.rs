@@ -68,9 +68,11 @@ pub(super) fn of_request(error: reqwest::Error, url: &OriginUrl) -> Stop {
     } else {
         format!("its answer broke off ({last})")
     };
-    let error = OriginError::Unavailable(format!("cannot fetch {url} now: {what}"));
     // A certificate that is not believed will not be the next time.
-    if is_certificate(&error) { Stop::Final(OriginError::Failed(error.to_string())) } else { Stop::Again(error, None) }
+    if last.to_string().contains("certificate") {
+        return Stop::Final(OriginError::Failed(format!("cannot fetch {url}: {what}")));
+    }
+    Stop::Again(OriginError::Unavailable(format!("cannot fetch {url} now: {what}")), None)
 }
 
 /// The refusal of an address that is at the bottom of an error, if one is.
@@ -83,8 +85,4 @@ pub(super) fn refused(error: &dyn Error) -> Option<OriginError> {
         next = source.source();
     }
     None
-}
-
-fn is_certificate(error: &OriginError) -> bool {
-    error.to_string().contains("certificate")
 }

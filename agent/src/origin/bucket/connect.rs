@@ -62,6 +62,15 @@ pub(crate) fn endpoint_host(scheme: Scheme, options: &StoreOptions) -> Option<Ho
     Some(endpoint.place().host.clone())
 }
 
+/// Whether the site's keys are in a file that can be used, where it names one. Blocks: reads it.
+pub(crate) fn check_keys(options: &StoreOptions) -> Result<(), String> {
+    match &options.credentials_file {
+        Some(path) => credentials::read(path).map(drop),
+        None if options.profile.is_some() => Err("profile names a part of a file: set credentials_file too".to_owned()),
+        None => Ok(()),
+    }
+}
+
 /// Makes a client. Blocks: reads files.
 pub(super) fn connect(place: &Place, route: &Route, keys: &KeysFrom) -> Result<Arc<dyn ObjectStore>, OriginError> {
     let (name, options) = (place.host.to_string(), &route.options);

@@ -189,3 +189,36 @@ impl Answer {
         (Body::new(self.response, range, self.hop.url.clone(), self.permit), self.hop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ListedOrigin, OriginsConfig, StoreOptions};
+    use crate::origin::Origins;
+
+    /// Where `from` leads with that in its answer.
+    async fn next(from: &str, location: &str) -> Result<Hop, OriginError> {
+        let listed = ["https://h/", "http://h/", "https://other/"].map(ListedOrigin::everybody).to_vec();
+        let origins = Origins::new(&OriginsConfig { listed, unlisted: StoreOptions::default() }, 1).unwrap();
+        let asker = Asker { uid: 2, credentials: [].into() };
+        let hop = Hop::first(&origins.inner, &asker, OriginUrl::parse(from).unwrap()).await.unwrap();
+        hop.next(&origins.inner, &asker, location).await
+    }
+
+    #[tokio::test]
+    async fn what_was_encrypted_stays_so() {
+        for location in ["http://h/b?sig=geheim", "HTTP://H:80/b"] {
+            let error = next("https://h/a", location).await.unwrap_err();
+            let said = "cannot fetch https://h/a: it redirects to http://h/b, which is not encrypted".to_owned();
+            assert_eq!(error, OriginError::Denied(said));
+        }
+        for (from, location, to) in [
+            ("https://h/a", "b", "https://h/b"),
+            ("https://h/a", "//other/b", "https://other/b"),
+            ("http://h/a", "https://h/b", "https://h/b"),
+        ] {
+            let hop = next(from, location).await.unwrap();
+            assert_eq!((hop.url.to_string().as_str(), hop.is_redirected), (to, true));
+        }
+    }
+}

@@ -133,7 +133,7 @@ async fn no_more_requests_are_under_way_than_allowed() {
         std::thread::sleep(Duration::from_millis(20));
         object.reply(asked)
     });
-    let options = crate::config::StoreOptions { concurrency: 2, read_timeout: Duration::from_secs(10), ..options() };
+    let options = crate::config::StoreOptions { concurrency: 2, ..options() };
     let origins = origins(vec![ListedOrigin { options, ..listed(&server.url("/")) }]);
     let source = open(&origins, &server.url("/a"), 10).await.unwrap().unwrap();
     let reads = (0..12).map(|at| read(&source, at * 10_000, 10_000));
