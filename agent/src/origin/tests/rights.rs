@@ -137,11 +137,3 @@ async fn what_is_no_url_is_said_without_repeating_it() {
         }
     }
 }
-
-#[tokio::test]
-async fn a_name_that_nobody_has_is_no_success() {
-    let options = StoreOptions { retries: 1, ..options() };
-    let origins = origins(vec![ListedOrigin { options, ..listed("http://nobody.invalid/") }]);
-    let error = open(&origins, "http://nobody.invalid/a", 10).await.unwrap_err();
-    assert!(matches!(error, OriginError::Unavailable(_)), "{error:?}");
-}
