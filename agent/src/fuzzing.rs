@@ -17,6 +17,11 @@ pub fn store_entry(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as the index of a disk tier. Panics when what was read is not what would be written.
+pub fn disk_index(bytes: &[u8]) {
+    crate::disk::index::judge(bytes);
+}
+
 fn judge(bytes: &[u8]) {
     let given = bytes.len() as u64;
     let claimed =

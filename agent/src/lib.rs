@@ -8,16 +8,20 @@
 
 mod cache;
 pub mod config;
+mod disk;
 mod fetch;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod keeper;
 mod origin;
+mod pieces;
 pub mod server;
 mod session;
 mod store;
+mod tier;
 mod write_back;
 
 pub use cache::{Material, Settings};
+pub use disk::Disk;
 pub use origin::Origins;
 pub use store::Store;

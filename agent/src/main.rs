@@ -1,13 +1,16 @@
 //! `larderd`: reads the configuration, binds the socket, serves until it is told to end.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use larder_agent::config::{Args, Config, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate, StoreUrl};
-use larder_agent::server::{self, Limits, Listener};
-use larder_agent::{Material, Origins, Settings, Store};
+use larder_agent::config::{
+    Args, Config, DiskCapacity, HugePages, MEMORY_LEFT_TO_SYSTEM, Machine, Numa, Populate, StoreUrl,
+};
+use larder_agent::server::{self, Backing, Limits, Listener};
+use larder_agent::{Disk, Material, Origins, Settings, Store};
 use larder_protocol::memory::{Feature, Platform};
 use larder_protocol::{memory, process};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +53,10 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             runtime.shutdown_background();
             tried?;
         }
+        if let Some((path, capacity)) = &config.disk {
+            let tried = Disk::check(path, *capacity);
+            tried.map_err(|why| anyhow::anyhow!("the disk tier cannot be used: {why}"))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
@@ -76,6 +83,10 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
             Some(url) => Some(open_store(url, &config).await?),
             None => None,
         };
+        let disk = match &config.disk {
+            Some((path, capacity)) => Some(open_disk(path, *capacity).await?),
+            None => None,
+        };
         let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shutdown = async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
@@ -91,7 +102,7 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
                 }
             }
         });
-        server::run(listener, settings, limits, store, origins, capacities, shutdown)
+        server::run(listener, settings, limits, Backing { store, disk, origins }, capacities, shutdown)
             .await
             .context("cannot go on serving")
     })?;
@@ -103,6 +114,12 @@ fn start(args: Args) -> anyhow::Result<ExitCode> {
 /// What may be fetched, from where and for whom.
 fn origins(config: &Config) -> anyhow::Result<Origins> {
     Origins::new(&config.origins, nix::unistd::geteuid().as_raw()).map_err(anyhow::Error::msg)
+}
+
+/// Opens the disk tier, and says what is wrong with it in one sentence.
+async fn open_disk(path: &Path, capacity: DiskCapacity) -> anyhow::Result<Disk> {
+    let opened = Disk::open(path, capacity).await;
+    opened.map_err(|why| anyhow::anyhow!("the disk tier in {} cannot be used: {why}", path.display()))
 }
 
 /// Opens the store, and says what is wrong with it in one sentence.

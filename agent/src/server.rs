@@ -18,9 +18,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use crate::cache::{Cache, Need, Settings, Stop, prepare};
+use crate::disk::Disk;
 use crate::fetch::{Fetches, Objects};
 use crate::origin::Origins;
 use crate::store::Store;
+use crate::tier::Tier;
 use crate::{keeper, session, write_back};
 
 /// How long a put waits for room while the store takes what it is owed.
@@ -37,6 +39,17 @@ pub struct Limits {
     pub spin: bool,
     /// Whether to populate the whole capacity ahead, or one segment at a time.
     pub populate_all: bool,
+}
+
+/// What is behind the memory.
+#[derive(Debug)]
+pub struct Backing {
+    /// Where durable namespaces keep their blocks.
+    pub store: Option<Store>,
+    /// A disk of the node between memory and store.
+    pub disk: Option<Disk>,
+    /// Where bytes are fetched from.
+    pub origins: Origins,
 }
 
 /// A socket that is ours to listen on, for as long as this value lives.
@@ -141,6 +154,7 @@ pub(crate) struct Agent {
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
     pub(crate) store: Option<Arc<Store>>,
+    pub(crate) tier: Option<Arc<Tier>>,
     pub(crate) origins: Origins,
     pub(crate) fetches: Fetches,
     pub(crate) objects: Objects,
@@ -244,8 +258,7 @@ pub async fn run(
     listener: Listener,
     settings: Settings,
     limits: Limits,
-    store: Option<Store>,
-    origins: Origins,
+    backing: Backing,
     mut capacities: mpsc::Receiver<u64>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -253,6 +266,7 @@ pub async fn run(
     if !beacon.is_watched() {
         warn!("no robust futex: clients learn of this agent's death at their next message only");
     }
+    let capacity_bytes = settings.capacity_bytes;
     let agent = Arc::new(Agent {
         cache: Mutex::new(Cache::new(settings.clone())),
         sessions: Mutex::new(HashMap::new()),
@@ -263,8 +277,9 @@ pub async fn run(
         snapshot_bytes: session::SnapshotBytes::default(),
         settings,
         limits,
-        store: store.map(Arc::new),
-        origins,
+        store: backing.store.map(Arc::new),
+        tier: backing.disk.map(|disk| Arc::new(Tier::new(disk, capacity_bytes))),
+        origins: backing.origins,
         fetches: Fetches::default(),
         objects: Objects::default(),
         started: Instant::now(),
@@ -316,6 +331,9 @@ pub async fn run(
         write_back::drain(&agent, store).await;
     }
     writer.inspect(tokio::task::JoinHandle::abort);
+    if let Some(tier) = &agent.tier {
+        tier.disk.close().await;
+    }
     keeper.abort();
     drop(listener);
     Ok(())

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::cache::{Due, Line, Written};
 use crate::server::Agent;
 use crate::store::{Kept, Store};
+use crate::tier::OnDisk;
 
 /// Writes what is owed, until the agent ends.
 pub(crate) async fn run(agent: Arc<Agent>, store: Arc<Store>) {
@@ -49,6 +50,9 @@ async fn write(agent: Arc<Agent>, store: Arc<Store>, due: Due) {
         agent.cache().settle_dirty(&due, None, Instant::now());
         return;
     };
+    if let Some(on_disk) = OnDisk::of(&agent, due.uid, || Store::block_name(&due.incarnation, &due.key)) {
+        on_disk.remove().await;
+    }
     let kept = store.put(&due.incarnation, &borrowed.entry, borrowed.payload.clone(), borrowed.replace).await;
     let written = match kept {
         Ok(Kept::Stored) => Written::Done,
@@ -70,7 +74,13 @@ async fn write(agent: Arc<Agent>, store: Arc<Store>, due: Due) {
             Written::Failed(error.to_string())
         }
     };
+    let is_done = written == Written::Done;
     agent.cache().settle_dirty(&due, Some((&borrowed, written)), Instant::now());
+    let name = || Store::block_name(&due.incarnation, &due.key);
+    if let Some(on_disk) = OnDisk::of(&agent, due.uid, name).filter(|_| is_done) {
+        let lent = agent.cache().borrow(due.uid, due.namespace, &due.key);
+        on_disk.keep(lent, &borrowed.entry);
+    }
     drop((lane, turn));
     agent.written.notify_waiters();
     // Memory that waited for this may be free now.

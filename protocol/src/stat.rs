@@ -26,12 +26,39 @@ pub struct AgentStat {
     pub orphans: u64,
     /// Calls to the store that are under way, hung ones among them.
     pub store_under_way: u64,
+    /// The disk between memory and store; all 0 where there is none.
+    pub disk: DiskStat,
     /// Open descriptors of the agent.
     pub descriptors: u64,
     /// Anonymous memory of the agent's process in bytes: its private heap, without the region.
     pub heap_bytes: u64,
     /// Figures of the caller's tenant.
     pub tenant: TenantStat,
+}
+
+/// Figures of the disk between memory and store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Encode, Decode)]
+pub struct DiskStat {
+    /// The most that it may take.
+    pub capacity_bytes: u64,
+    /// What its files take, and those that are being written or removed.
+    pub used_bytes: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Blocks that were kept.
+    pub writes: u64,
+    /// Their payload bytes.
+    pub write_bytes: u64,
+    /// Blocks that were offered and not kept.
+    pub not_admitted: u64,
+    /// Blocks that went to make room.
+    pub evictions: u64,
+    /// Files that were not what they should be.
+    pub damaged: u64,
+    /// Calls to the file system that failed or did not return in time.
+    pub failures: u64,
+    /// Calls to the file system that are under way, hung ones among them.
+    pub under_way: u64,
 }
 
 /// Figures of a tenant.
@@ -99,6 +126,10 @@ pub struct TenantStat {
     pub dirty_bytes: u64,
     /// Puts that had to wait until the store had taken earlier ones.
     pub put_waits: u64,
+    /// Blocks read from the disk between memory and store, or memory and origin.
+    pub disk_loads: u64,
+    /// Their payload bytes.
+    pub disk_load_bytes: u64,
     /// Blocks fetched from origins.
     pub fetches: u64,
     /// Their payload bytes.

@@ -161,6 +161,21 @@ impl S3Fifo {
         self.small.bytes + self.main.bytes
     }
 
+    /// Bytes of a block that is queued, or was until it was handed out as a victim.
+    pub(crate) fn bytes_of(&self, id: u32) -> u64 {
+        self.entries.get(id as usize).map_or(0, |entry| entry.bytes)
+    }
+
+    /// All blocks with their bytes and whether they are past probation: those on probation first, each queue from its
+    /// head.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (u32, u64, bool)> {
+        [(self.small.head, false), (self.main.head, true)].into_iter().flat_map(move |(head, is_main)| {
+            let next = move |id: &u32| Some(self.entries[*id as usize].next).filter(|next| *next != NIL);
+            let ids = std::iter::successors(Some(head).filter(|head| *head != NIL), next);
+            ids.map(move |id| (id, self.entries[id as usize].bytes, is_main))
+        })
+    }
+
     /// Number of queued blocks.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

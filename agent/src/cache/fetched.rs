@@ -3,15 +3,13 @@
 
 use std::collections::HashMap;
 
-use larder_protocol::checksum::Checksums;
-use larder_protocol::layout::BlockId;
 use larder_protocol::message::Refusal;
 
 use super::Cache;
 use super::blocks::State;
+use super::lent::Lent;
 use super::put::{How, Reservation};
 use super::tenant::Tenant;
-use crate::store::Memory;
 
 /// Most origins of which it is remembered that a block has their bytes: some megabytes.
 const REMEMBERED_MAX: usize = 100_000;
@@ -25,14 +23,6 @@ pub(super) struct Fetched(HashMap<u128, Whose>);
 struct Whose {
     hash: [u64; 2],
     generation: u64,
-}
-
-/// A block whose memory is borrowed, to be copied.
-#[derive(Debug)]
-pub(crate) struct Lent {
-    pub(crate) payload: Memory,
-    pub(crate) checksums: Checksums,
-    id: BlockId,
 }
 
 impl Tenant {
@@ -56,17 +46,8 @@ impl Cache {
             let block = tenant.blocks.get(*at);
             (block.state, block.generation, block.len) == (State::Published, whose.generation, reservation.len)
         })?;
-        let block = tenant.blocks.get(at);
-        let lent = Lent { payload: tenant.payload_of(block), checksums: tenant.checksums_of(block), id: block.id };
-        tenant.lend(lent.id);
-        Some(lent)
-    }
-
-    /// Gives back what was borrowed.
-    pub(crate) fn end_borrow(&mut self, uid: u32, lent: &Lent, copied: bool) {
-        let tenant = self.known(uid);
-        tenant.take_back_lent(lent.id);
-        tenant.figures.fetch_copies += u64::from(copied);
+        tenant.figures.fetch_copies += 1;
+        Some(tenant.borrow(at))
     }
 
     /// The version of a URL that a namespace has seen first.

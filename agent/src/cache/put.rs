@@ -55,6 +55,8 @@ pub(crate) enum How {
     Put,
     /// From the store, where they were put earlier.
     Load,
+    /// From the disk, where they were kept.
+    Disk,
     /// From an origin.
     Fetch {
         /// Stands for the origin and its version, where it names one.
@@ -116,6 +118,11 @@ impl Reservation {
     /// The store has not got the block yet, and is to have it soon after.
     pub(crate) fn owe(&mut self) {
         self.dirty = true;
+    }
+
+    /// The bytes came from the disk after all.
+    pub(crate) fn came_from_disk(&mut self) {
+        self.how = How::Disk;
     }
 
     /// The block was put at another time than now.
@@ -199,6 +206,7 @@ impl Cache {
         namespace: u64,
         key: &str,
         len: u64,
+        how: How,
     ) -> Result<Reservation, Stop> {
         let limit = self.block_len_max(uid);
         if len > limit {
@@ -210,7 +218,7 @@ impl Cache {
         if over > 0 {
             tenant.evict(over, Some(namespace));
         }
-        self.reserve_admitted(uid, namespace, key, len, How::Load)
+        self.reserve_admitted(uid, namespace, key, len, how)
     }
 
     fn reserve_admitted(
@@ -398,6 +406,7 @@ impl Cache {
         let (blocks, bytes) = match reservation.how {
             How::Put => (&mut figures.puts, &mut figures.put_bytes),
             How::Load => (&mut figures.loads, &mut figures.load_bytes),
+            How::Disk => (&mut figures.disk_loads, &mut figures.disk_load_bytes),
             How::Fetch { .. } => (&mut figures.fetches, &mut figures.fetch_bytes),
         };
         *blocks += 1;

@@ -40,6 +40,8 @@ pub(crate) struct Figures {
     pub(crate) store_damaged: u64,
     pub(crate) store_failures: u64,
     pub(crate) put_waits: u64,
+    pub(crate) disk_loads: u64,
+    pub(crate) disk_load_bytes: u64,
     pub(crate) fetches: u64,
     pub(crate) fetch_bytes: u64,
     pub(crate) fetch_copies: u64,
@@ -163,20 +165,6 @@ impl Tenant {
     pub(super) fn mapping_of(&self, id: BlockId) -> &Mapping {
         let segment = self.segments.get(id.segment());
         &segment.unwrap_or_else(|| unreachable!("{id:?} lies in no segment")).mapping
-    }
-
-    /// Keeps a block's memory as it is, whatever becomes of the block, until it is given back.
-    pub(super) fn lend(&mut self, id: BlockId) {
-        *self.lent.entry(id).or_default() += 1;
-    }
-
-    pub(super) fn take_back_lent(&mut self, id: BlockId) {
-        if let Some(times) = self.lent.get_mut(&id) {
-            *times -= 1;
-            if *times == 0 {
-                self.lent.remove(&id);
-            }
-        }
     }
 
     /// Where the payload of a block lies.

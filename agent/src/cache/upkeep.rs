@@ -192,6 +192,8 @@ impl Cache {
             dirty_blocks: tenant.dirty.blocks(),
             dirty_bytes: tenant.dirty.bytes(),
             put_waits: tenant.figures.put_waits,
+            disk_loads: tenant.figures.disk_loads,
+            disk_load_bytes: tenant.figures.disk_load_bytes,
             fetches: tenant.figures.fetches,
             fetch_bytes: tenant.figures.fetch_bytes,
             fetch_copies: tenant.figures.fetch_copies,

@@ -105,6 +105,16 @@ pub struct Args {
     #[arg(long, value_name = "PREFIX", help_heading = "Origins")]
     pub allow_origin: Vec<String>,
 
+    /// Directory on a disk of this node for a cache of blocks between the memory and the store; larderd makes it, and
+    /// fills and empties it as it likes [default: none]
+    #[arg(long, value_name = "DIR", help_heading = "Disk")]
+    pub disk: Option<PathBuf>,
+
+    /// The most that the cache there may take, as a size or as a share of its file system (50%); at least 32 MiB
+    /// [required with --disk]
+    #[arg(long, value_name = "SIZE|PERCENT", help_heading = "Disk")]
+    pub disk_capacity: Option<String>,
+
     /// Socket to listen on [default: /run/larder/larder.sock for root, else $XDG_RUNTIME_DIR/larder/larder.sock, else
     /// /tmp/larder-UID/larder.sock]
     #[arg(long, value_name = "PATH", help_heading = "Service")]
@@ -142,6 +152,8 @@ impl Args {
             ("max_slots_per_session", text(&self.max_slots_per_session)),
             ("store", text(&self.store)),
             ("store_timeout", text(&self.store_timeout)),
+            ("disk", self.disk.as_ref().map(OsString::from)),
+            ("disk_capacity", text(&self.disk_capacity)),
             ("socket", self.socket.as_ref().map(OsString::from)),
             ("log", text(&self.log)),
         ]

@@ -61,6 +61,10 @@ pub struct FileConfig {
     pub store: Option<Spanned<Scalar>>,
     /// As [`super::Config::store_timeout`].
     pub store_timeout: Option<Spanned<Scalar>>,
+    /// The path of [`super::Config::disk`].
+    pub disk: Option<Spanned<Scalar>>,
+    /// The capacity of [`super::Config::disk`].
+    pub disk_capacity: Option<Spanned<Scalar>>,
     /// As [`super::Config::socket`].
     pub socket: Option<Spanned<Scalar>>,
     /// As [`super::Config::log`].
@@ -276,6 +280,8 @@ impl FileConfig {
             ("max_slots_per_session", self.max_slots_per_session),
             ("store", self.store),
             ("store_timeout", self.store_timeout),
+            ("disk", self.disk),
+            ("disk_capacity", self.disk_capacity),
             ("socket", self.socket),
             ("log", self.log),
         ]

@@ -6,6 +6,7 @@
 
 mod args;
 mod cpu_list;
+mod disk_capacity;
 mod file;
 mod machine;
 mod origins;
@@ -29,6 +30,7 @@ use larder_protocol::units::ByteSize;
 
 pub use args::Args;
 pub use cpu_list::{CPU_NUMBER_MAX, CpuListError, format_cpu_list, parse_cpu_list};
+pub use disk_capacity::DiskCapacity;
 pub use file::{FileConfig, OriginTable, Scalar, StoreOptionsTable, TenantTable};
 pub use machine::{Machine, MachineError};
 pub use origins::{ListedOrigin, OriginsConfig};
@@ -58,6 +60,8 @@ const SESSIONS_PER_UID_DEFAULT: u32 = 256;
 /// Pins that one session may hold, at most and unasked.
 const SLOTS_PER_SESSION_MAX: u32 = 1 << 20;
 const SLOTS_PER_SESSION_DEFAULT: u32 = 65_536;
+/// The least capacity of a disk tier.
+const DISK_CAPACITY_MIN: ByteSize = ByteSize::mib(32);
 /// Seconds that one request to the store may take, at most and unasked.
 const STORE_TIMEOUT_MAX_S: u32 = 3600;
 const STORE_TIMEOUT_DEFAULT_S: u32 = 60;
@@ -146,6 +150,8 @@ pub struct Config {
     pub store: Option<StoreUrl>,
     /// The most that one request to the store may take.
     pub store_timeout: Duration,
+    /// Where blocks are kept between the memory and the store, if anywhere, and how much of them.
+    pub disk: Option<(PathBuf, DiskCapacity)>,
     /// How the store is reached.
     pub store_options: StoreOptions,
     /// Which of these the file gave.
@@ -194,6 +200,11 @@ impl Config {
     pub fn describe(&self) -> Vec<(String, String, &'static str)> {
         let cpus = if self.cpus.is_empty() { "all".to_owned() } else { format_cpu_list(&self.cpus) };
         let config = self.config.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string());
+        let none = || "none".to_owned();
+        let shown = |capacity| match capacity {
+            DiskCapacity::Size(size) => exact(size),
+            DiskCapacity::Percent(_) => format!("{capacity} of its file system"),
+        };
         let values = [
             ("capacity", exact(self.capacity)),
             ("huge_pages", self.huge_pages.to_string()),
@@ -209,6 +220,8 @@ impl Config {
             ("max_slots_per_session", self.max_slots_per_session.to_string()),
             ("store", self.store.as_ref().map_or_else(|| "none".to_owned(), StoreUrl::to_string)),
             ("store_timeout", self.store_timeout.as_secs().to_string()),
+            ("disk", self.disk.as_ref().map_or_else(none, |(path, _)| path.display().to_string())),
+            ("disk_capacity", self.disk.as_ref().map_or_else(none, |(_, capacity)| shown(*capacity))),
             ("socket", self.socket.display().to_string()),
             ("config", config),
             ("log", self.log.clone()),

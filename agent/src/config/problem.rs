@@ -324,6 +324,24 @@ pub enum Problem {
         /// The prefix as given.
         given: Given,
     },
+    /// A disk tier without a limit.
+    #[error("{given} needs a limit: say how much to use there with disk_capacity, such as 500GiB or 50%")]
+    DiskCapacityMissing {
+        /// The directory as given.
+        given: Given,
+    },
+    /// The limit of a disk tier that is nowhere.
+    #[error("{given} limits nothing: say where with disk, such as /scratch/larder, or leave it out")]
+    DiskMissing {
+        /// The capacity as given.
+        given: Given,
+    },
+    /// The directory of a disk tier is not given by its path.
+    #[error("{given} is no directory for blocks: give an absolute path, such as /scratch/larder")]
+    DiskPathInvalid {
+        /// The directory as given.
+        given: Given,
+    },
     /// The path of the socket is longer than the kernel takes.
     #[error("the socket path {} has {len_bytes} bytes: choose one of at most {max_bytes} with --socket", shown_path(.path))]
     SocketPathTooLong {

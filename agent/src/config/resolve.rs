@@ -20,12 +20,14 @@ use super::problem::{ConfigError, Problem};
 use super::source::{Given, Origin, Sources, from_environment};
 use super::store_options::{GivenStoreOptions, StoreOptions};
 use super::value::{
-    ValueError, parse_bool, parse_capacity, parse_huge_pages, parse_log, parse_numa, parse_number, parse_populate,
+    ValueError, parse_bool, parse_capacity, parse_disk_capacity, parse_huge_pages, parse_log, parse_numa, parse_number,
+    parse_populate,
 };
 use super::{
-    CAPACITY_MIN, Config, HUGE_PAGE, HugePages, MEMORY_LEFT_TO_SYSTEM, Numa, Populate, SEGMENT_SIZE_DEFAULT_MAX,
-    SEGMENT_SIZE_MAX, SESSIONS_PER_UID_DEFAULT, SESSIONS_PER_UID_MAX, SLOTS_PER_SESSION_DEFAULT, SLOTS_PER_SESSION_MAX,
-    STAGING_DEFAULT, STAGING_MAX, STAGING_MIN, STORE_TIMEOUT_DEFAULT_S, STORE_TIMEOUT_MAX_S, StoreUrl, TenantLimits,
+    CAPACITY_MIN, Config, DISK_CAPACITY_MIN, DiskCapacity, HUGE_PAGE, HugePages, MEMORY_LEFT_TO_SYSTEM, Numa, Populate,
+    SEGMENT_SIZE_DEFAULT_MAX, SEGMENT_SIZE_MAX, SESSIONS_PER_UID_DEFAULT, SESSIONS_PER_UID_MAX,
+    SLOTS_PER_SESSION_DEFAULT, SLOTS_PER_SESSION_MAX, STAGING_DEFAULT, STAGING_MAX, STAGING_MIN,
+    STORE_TIMEOUT_DEFAULT_S, STORE_TIMEOUT_MAX_S, StoreUrl, TenantLimits,
 };
 
 /// The longest path that the address of a Unix socket holds, without the zero byte at its end.
@@ -92,6 +94,7 @@ pub(super) fn load(
         store_options,
         store_keys,
         origins,
+        disk: resolver.disk(),
         log: resolver.value_or("log", "info".to_owned(), parse_log),
         sources: BTreeMap::new(),
     };
@@ -340,6 +343,36 @@ impl Resolver<'_> {
 
     fn count(&mut self, key: &'static str, default: u32, max: u32) -> u32 {
         self.value(key, |text| parse_number(text, 1, max)).map_or(default, |(count, _)| count)
+    }
+
+    /// The directory and the capacity, which make sense together only.
+    fn disk(&mut self) -> Option<(PathBuf, DiskCapacity)> {
+        let path = self.find("disk");
+        let capacity = self.find("disk_capacity");
+        let (path, capacity) = match (path, capacity) {
+            (None, None) => return None,
+            (Some(given), None) => {
+                self.report(Problem::DiskCapacityMissing { given });
+                return None;
+            }
+            (None, Some(given)) => {
+                self.report(Problem::DiskMissing { given });
+                return None;
+            }
+            (Some(path), Some(capacity)) => (path, capacity),
+        };
+        let directory = PathBuf::from(&path.text);
+        if !directory.is_absolute() || directory.parent().is_none() || path.text.as_bytes().contains(&0) {
+            self.report(Problem::DiskPathInvalid { given: path });
+        }
+        let bytes = self.read(&capacity, parse_disk_capacity)?;
+        if let DiskCapacity::Size(size) = bytes
+            && size < DISK_CAPACITY_MIN
+        {
+            let (min, max) = (DISK_CAPACITY_MIN.to_string(), "the size of its file system".to_owned());
+            self.report(Problem::OutOfRange { given: capacity, min, max });
+        }
+        Some((directory, bytes))
     }
 
     fn socket(&mut self, env: &dyn Fn(&str) -> Option<OsString>) -> PathBuf {

@@ -22,10 +22,12 @@ pub(super) const SCALAR_KEYS: [&str; SCALAR_COUNT] = [
     "max_slots_per_session",
     "store",
     "store_timeout",
+    "disk",
+    "disk_capacity",
     "socket",
     "log",
 ];
-pub(super) const SCALAR_COUNT: usize = 16;
+pub(super) const SCALAR_COUNT: usize = 18;
 
 /// A message repeats what was given, but no more than this many characters of it.
 const EXCERPT_CHARS_MAX: usize = 80;

@@ -95,7 +95,7 @@ fn the_least_configuration_is_a_capacity() {
 }
 
 /// A possible value of each key that is not its default.
-const SAMPLES: [(&str, &str); 16] = [
+const SAMPLES: [(&str, &str); 18] = [
     ("capacity", "1GiB"),
     ("huge_pages", "hugetlb"),
     ("populate", "all"),
@@ -110,6 +110,8 @@ const SAMPLES: [(&str, &str); 16] = [
     ("max_slots_per_session", "1024"),
     ("store", "file:///tmp/x"),
     ("store_timeout", "9"),
+    ("disk", "/tmp/x/disk"),
+    ("disk_capacity", "50%"),
     ("socket", "/tmp/x/larder.sock"),
     ("log", "debug"),
 ];
@@ -176,6 +178,35 @@ fn a_capacity_may_be_a_share_of_the_memory() {
         let flag = format!("--capacity={text}");
         assert_eq!(with_flags(&[&flag]).problems(), [format!("--capacity {text}: {refused}")]);
     }
+}
+
+#[test]
+fn a_disk_has_a_directory_and_a_capacity_or_neither() {
+    let disk = |flags: &[&str]| {
+        let all = [&["--capacity=1GiB"], flags].concat();
+        let case = with_flags(&all);
+        case.load_on(&machine()).map(|config| config.disk)
+    };
+    assert_eq!(disk(&[]), Ok(None));
+    let size = DiskCapacity::Size(ByteSize::gib(500));
+    assert_eq!(disk(&["--disk=/scratch/x", "--disk-capacity=500GiB"]), Ok(Some(("/scratch/x".into(), size))));
+    let share = DiskCapacity::Percent(50);
+    assert_eq!(disk(&["--disk=/scratch/x", "--disk-capacity=50%"]), Ok(Some(("/scratch/x".into(), share))));
+    let problem = |flags: &[&str]| disk(flags).unwrap_err().join("; ");
+    assert_eq!(
+        problem(&["--disk=/scratch/x"]),
+        "--disk /scratch/x needs a limit: say how much to use there with disk_capacity, such as 500GiB or 50%"
+    );
+    assert_eq!(
+        problem(&["--disk-capacity=1GiB"]),
+        "--disk-capacity 1GiB limits nothing: say where with disk, such as /scratch/larder, or leave it out"
+    );
+    for path in ["scratch", "/", "./x"] {
+        assert!(problem(&[&format!("--disk={path}"), "--disk-capacity=1GiB"]).contains("give an absolute path"));
+    }
+    assert!(problem(&["--disk=/x", "--disk-capacity=31MiB"]).contains("out of range: give at least 32 MiB"));
+    assert!(problem(&["--disk=/x", "--disk-capacity=0%"]).contains("from 1% to 100%"));
+    assert!(problem(&["--disk=/x", "--disk-capacity=much"]).starts_with("--disk-capacity much"));
 }
 
 #[test]
@@ -600,7 +631,7 @@ fn unknown_keys_are_refused_with_their_line_and_the_nearest_known_key() {
         [
             "line 1 of FILE: there is no key \"staging_size\": the keys are capacity, huge_pages, populate, \
              segment_size, staging, numa, cpus, spin, tenant_quota, pinned_quota, max_sessions_per_uid, \
-             max_slots_per_session, store, store_timeout, socket, log, tenant, store_options, origin",
+             max_slots_per_session, store, store_timeout, disk, disk_capacity, socket, log, tenant, store_options, origin",
             "line 3 of FILE: there is no key \"huge-pages\": did you mean huge_pages?",
             "line 6 of FILE: there is no key \"qota\": did you mean quota?",
         ]

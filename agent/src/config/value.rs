@@ -4,7 +4,7 @@ use larder_protocol::units::{ByteSize, ByteSizeError};
 
 use super::cpu_list::{CPU_NUMBER_MAX, CpuListError};
 use super::store_url::StoreUrlError;
-use super::{HUGE_PAGE, HugePages, Numa, Populate};
+use super::{DiskCapacity, HUGE_PAGE, HugePages, Numa, Populate};
 
 /// Why the text of one value means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +69,16 @@ pub(super) fn parse_capacity(text: &str, mem_total: ByteSize) -> Result<ByteSize
     // Down to whole segments of the smallest kind. No machine has the memory that would saturate.
     let bytes = mem_total.bytes().saturating_mul(u64::from(percentage)) / 100;
     Ok(ByteSize(bytes / HUGE_PAGE.bytes() * HUGE_PAGE.bytes()))
+}
+
+pub(super) fn parse_disk_capacity(text: &str) -> Result<DiskCapacity, ValueError> {
+    match text.strip_suffix('%') {
+        None => Ok(DiskCapacity::Size(text.parse()?)),
+        Some(percentage) => match parse_number(percentage.trim_end(), 1, 100) {
+            Ok(percentage) => Ok(DiskCapacity::Percent(percentage)),
+            Err(_) => Err(ValueError::Percentage),
+        },
+    }
 }
 
 pub(super) fn parse_huge_pages(text: &str) -> Result<HugePages, ValueError> {

@@ -12,8 +12,11 @@ use super::{Bringing, Target, digest, refusal};
 use crate::cache::{Cache, How, Reservation};
 use crate::origin::{OriginError, Source};
 use crate::session::{Stored, retry_commit};
-use crate::store::Memory;
+use crate::store::{Entry, Memory, Store};
+use crate::tier::OnDisk;
 
+/// The key of what was fetched, on the disk: its name says which it is.
+const ORIGIN_KEY: &str = "o";
 /// Bytes of a range, and ranges of one object at once.
 const RANGE_BYTES: u64 = 8 << 20;
 const RANGES_MAX: usize = 8;
@@ -51,10 +54,15 @@ impl Bringing {
         let Target { uid, namespace, key } = &self.target;
         let how = How::Fetch { origin: range.origin, replaces: range.replaces };
         let reserve = |cache: &mut Cache| cache.reserve_for_fetch(*uid, *namespace, key, range.len, how);
-        let reservation = Box::new(self.agent.with_memory(reserve).await?);
+        let mut reservation = Box::new(self.agent.with_memory(reserve).await?);
+        let on_disk =
+            range.origin.and_then(|origin| OnDisk::of(&self.agent, *uid, || Store::origin_name(*uid, origin)));
         let filled = match self.copy(&reservation).await {
             Some(copied) => copied,
-            None => self.read(source, range.from, reservation.memory()).await,
+            None => match from_disk(on_disk.as_ref(), &mut reservation).await {
+                Some(checksums) => Ok(checksums),
+                None => self.read(source, range.from, reservation.memory()).await,
+            },
         };
         let checksums = match filled {
             Ok(checksums) => checksums,
@@ -80,6 +88,10 @@ impl Bringing {
         let now_ns = clock::coarse_ns();
         let committed = self.agent.cache().commit(reservation, &checksums, now_ns);
         let outcome = retry_commit(&self.agent, committed, &checksums, now_ns).await;
+        if let Some(on_disk) = on_disk.filter(|_| outcome.is_ok()) {
+            let lent = self.agent.cache().borrow(*uid, *namespace, key);
+            on_disk.keep(lent, &Entry::now(ORIGIN_KEY, range.len, None, checksums));
+        }
         drop(turn);
         match outcome {
             // Somebody has put the key meanwhile, and that is what it holds.
@@ -93,7 +105,7 @@ impl Bringing {
         let lent = self.agent.cache().borrow_fetched(reservation)?;
         let (from, to) = (lent.payload.clone(), reservation.memory());
         let copied = tokio::task::spawn_blocking(move || copy(&from, &to)).await;
-        self.agent.cache().end_borrow(self.target.uid, &lent, copied.is_ok());
+        self.agent.cache().end_borrow(self.target.uid, &lent);
         Some(copied.map(|()| lent.checksums).map_err(|error| Unfilled::Failed(error.to_string())))
     }
 
@@ -133,6 +145,16 @@ impl Bringing {
             None => Ok(Checksums { chunks: parts.concat() }),
         }
     }
+}
+
+/// Takes the bytes from the disk, if they are there.
+async fn from_disk(on_disk: Option<&OnDisk>, reservation: &mut Reservation) -> Option<Checksums> {
+    let on_disk = on_disk?;
+    // Whether or not an earlier agent kept it: a version of an origin does not change.
+    let found = on_disk.find().await.filter(|found| found.entry.len_bytes == reservation.len())?;
+    let checksums = on_disk.fill(&found, reservation).await?;
+    reservation.came_from_disk();
+    Some(checksums)
 }
 
 async fn is_as_named(named: digest::Named, memory: Memory, key: &str, name: &str) -> Result<(), Refusal> {

@@ -16,9 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::failure::OriginError;
+use crate::pieces::{self, PIECE_BYTES, READ_LANES};
 use crate::store::Memory;
 use crate::store::lanes::Lanes;
-use crate::store::pieces::{self, PIECE_BYTES, READ_LANES};
 
 /// Threads that may wait for files at once.
 const MOST_BLOCKED: usize = 16;

@@ -100,6 +100,16 @@ impl Named {
         self.agent.cache().open_namespace(self.uid, &self.name, record.options.clone(), Some(stored))
     }
 
+    /// Gives up what the disk has of the present incarnation.
+    fn forget_on_disk(&self) {
+        if let Some(tier) = &self.agent.tier
+            && let Ok(Some(incarnation)) =
+                self.info().and_then(|info| self.agent.cache().stored(self.uid, info.namespace))
+        {
+            tier.disk.remove_all(&incarnation);
+        }
+    }
+
     /// The store's side of a namespace.
     fn stored(&self, record: &Record, is_fresh: bool) -> cache::Stored {
         cache::Stored {
@@ -162,6 +172,7 @@ impl Named {
             .clear_namespace(self.uid, &self.name, &options)
             .await
             .map_err(|error| self.failed_and_forgotten(&error))?;
+        self.forget_on_disk();
         let gone = self.agent.cache().clear(self.uid, &self.name, Some(self.stored(&record, true)))?;
         self.sweep();
         Ok(Reply::Count(gone))
@@ -174,6 +185,7 @@ impl Named {
             let _turn = store.namespace_turn(self.uid, &self.name).await;
             let _lane = store.lane(self.uid).await;
             store.remove_namespace(self.uid, &self.name).await.map_err(|error| self.failed_and_forgotten(&error))?;
+            self.forget_on_disk();
             let gone = self.agent.cache().remove_namespace(self.uid, &self.name)?;
             self.sweep();
             return Ok(Reply::Count(gone));

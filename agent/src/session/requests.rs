@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use larder_protocol::clock;
 use larder_protocol::message::{Envelope, Refusal, Reply, Request};
 use larder_protocol::socket::MESSAGE_LEN_MAX;
-use larder_protocol::stat::AgentStat;
+use larder_protocol::stat::{AgentStat, DiskStat};
 use tokio::sync::oneshot;
 
 use super::later::{store_failed, visiting};
@@ -227,6 +227,7 @@ impl Session {
             sessions: agent.session_count() as u64,
             orphans,
             store_under_way: agent.store.as_ref().map_or(0, |store| store.under_way() as u64),
+            disk: agent.tier.as_ref().map_or_else(DiskStat::default, |tier| tier.stat()),
             descriptors: fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
             heap_bytes: anonymous_bytes().unwrap_or(0),
             tenant: cache.tenant_stat(self.peer.uid),

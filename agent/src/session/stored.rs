@@ -13,9 +13,10 @@ use larder_protocol::namespace::NamespaceOptions;
 use tracing::warn;
 
 use super::later::store_failed;
-use crate::cache::{Held, Reservation, Times};
+use crate::cache::{Cache, Held, How, Reservation, Times};
 use crate::server::Agent;
 use crate::store::{Entry, Found, Kept, Lookup, Store, StoreError, is_intact};
+use crate::tier::OnDisk;
 
 /// How often a block that changes while it is read is looked up again.
 const LOAD_ATTEMPTS: usize = 3;
@@ -53,6 +54,42 @@ impl Stored {
         store_failed(&self.agent, self.uid, error)
     }
 
+    fn on_disk(&self, key: &str) -> Option<OnDisk> {
+        OnDisk::of(&self.agent, self.uid, || Store::block_name(&self.incarnation, key))
+    }
+
+    /// Keeps a block that was just published on the disk, if there is one.
+    fn keep_on_disk(&self, entry: &Entry) {
+        if let Some(on_disk) = self.on_disk(&entry.key) {
+            let lent = self.agent.cache().borrow(self.uid, self.namespace, &entry.key);
+            on_disk.keep(lent, entry);
+        }
+    }
+
+    /// Makes a block that is on the disk resident. Whether it was there, and what the store always has.
+    async fn load_from_disk(&self, key: &str) -> Result<bool, Refusal> {
+        let Some(on_disk) = self.on_disk(key) else { return Ok(false) };
+        let Some(found) = on_disk.find().await else { return Ok(false) };
+        if !found.is_confirmed() {
+            // From an earlier agent: the store may have changed since.
+            match self.store.find(&self.incarnation, key).await.map_err(|error| self.failed(&error))? {
+                Lookup::Found(stored) if stored.entry == found.entry => on_disk.confirm(&found),
+                _ => {
+                    on_disk.remove().await;
+                    return Ok(false);
+                }
+            }
+        }
+        let (uid, namespace, len) = (self.uid, self.namespace, found.entry.len_bytes);
+        let reserve = |cache: &mut Cache| cache.reserve_for_load(uid, namespace, key, len, How::Disk);
+        let reservation = Box::new(self.agent.with_memory(reserve).await?);
+        if on_disk.fill(&found, &reservation).await.is_none() {
+            self.agent.cache().abandon(&reservation);
+            return Ok(false);
+        }
+        self.publish(reservation, &found.entry).await.map(|_| true)
+    }
+
     /// Makes a block that is not in memory resident, if the store has it.
     pub(crate) async fn load(self, key: String) -> Result<(), Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
@@ -64,6 +101,9 @@ impl Stored {
             let again = self.agent.with_memory(|cache| cache.look_up(self.uid, self.namespace, &key, now_ns)).await;
             if !matches!(again, Err(Refusal::NotFound)) {
                 return again;
+            }
+            if self.load_from_disk(&key).await? {
+                return Ok(());
             }
             let found = match self.store.find(&self.incarnation, &key).await {
                 // It stays until the key is put again: another agent's clock may say otherwise.
@@ -96,8 +136,9 @@ impl Stored {
     /// Reads a block into fresh room and publishes it.
     async fn fill(&self, found: Found, key: &str) -> Result<Filled, Refusal> {
         let (uid, namespace, len) = (self.uid, self.namespace, found.entry.len_bytes);
-        let reservation =
-            Box::new(self.agent.with_memory(|cache| cache.reserve_for_load(uid, namespace, key, len)).await?);
+        let reservation = Box::new(
+            self.agent.with_memory(|cache| cache.reserve_for_load(uid, namespace, key, len, How::Load)).await?,
+        );
         if let Err(error) = self.store.load(&found, reservation.memory()).await {
             self.agent.cache().abandon(&reservation);
             return match error {
@@ -122,7 +163,9 @@ impl Stored {
             self.agent.cache().abandon(&reservation);
             return Ok(Filled::Damaged);
         }
-        self.publish(reservation, &found.entry).await.map(|_| Filled::Resident)
+        self.publish(reservation, &found.entry).await?;
+        self.keep_on_disk(&found.entry);
+        Ok(Filled::Resident)
     }
 
     /// Acknowledges a put whose payload is in place.
@@ -246,10 +289,14 @@ impl Stored {
         let _lane = self.store.lane(self.uid).await;
         let offered = reservation.len();
         let entry = Entry::now(reservation.key(), offered, options.ttl_ms, checksums.clone());
+        if let Some(on_disk) = self.on_disk(&entry.key) {
+            on_disk.remove().await;
+        }
         let kept = self.store.put(&self.incarnation, &entry, reservation.memory(), options.overwrite).await;
         match kept {
             Ok(Kept::Stored) => {
                 let outcome = self.publish(reservation, &entry).await?;
+                self.keep_on_disk(&entry);
                 let mut cache = self.agent.cache();
                 let figures = cache.figures(self.uid);
                 figures.stored += 1;
@@ -292,6 +339,9 @@ impl Stored {
     pub(super) async fn delete(self, key: String) -> Result<Reply, Refusal> {
         let _turn = self.store.turn(&self.incarnation, &key).await;
         let _lane = self.store.lane(self.uid).await;
+        if let Some(on_disk) = self.on_disk(&key) {
+            on_disk.remove().await;
+        }
         let was_stored = self.store.remove(&self.incarnation, &key).await.map_err(|error| {
             self.forget(&key);
             self.failed(&error)

@@ -10,7 +10,6 @@
 
 mod failure;
 mod list;
-pub(crate) mod pieces;
 mod publish;
 mod root;
 mod temporary;
@@ -27,12 +26,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode as Permissions;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+
+use crate::pieces::{self, READ_LANES, WRITE_LANES, extra_lanes, further_permits};
 
 use super::backend::{Backend, Memory, Mode, Object, Pending, Published, Start, StoreError};
 use failure::failure;
-use pieces::{PIECE_BYTES, READ_LANES, WRITE_LANES};
 use root::Root;
 
 /// Threads that may wait for the file system at once.
@@ -80,17 +80,6 @@ impl Directory {
     }
 }
 
-/// Takes permits without waiting: a thread that helps is never worth a wait, and waiting for several could deadlock.
-fn further_permits(permits: &Arc<Semaphore>, most: usize) -> Vec<OwnedSemaphorePermit> {
-    (0..most).map_while(|_| Arc::clone(permits).try_acquire_owned().ok()).collect()
-}
-
-/// Threads that would help to move a run of memory, beside the first.
-fn extra_lanes(memory: Option<&Memory>, most: usize) -> usize {
-    let len = memory.map_or(0, |memory| usize::try_from(memory.len_bytes).unwrap_or(usize::MAX));
-    len.div_ceil(PIECE_BYTES).clamp(1, most) - 1
-}
-
 impl Backend for Directory {
     fn under_way(&self) -> usize {
         MOST_BLOCKED - self.permits.available_permits()
@@ -98,7 +87,7 @@ impl Backend for Directory {
 
     fn publish<'a>(&'a self, name: &'a str, object: Object, mode: Mode) -> Pending<'a, Published> {
         let name = name.to_owned();
-        let extra = extra_lanes(object.payload.as_ref(), WRITE_LANES);
+        let extra = extra_lanes(object.payload.as_ref().map_or(0, |payload| payload.len_bytes), WRITE_LANES);
         Box::pin(self.blocking(extra, move |root, extra| publish::publish(root, &name, &object, mode, extra)))
     }
 
@@ -109,7 +98,7 @@ impl Backend for Directory {
 
     fn read<'a>(&'a self, name: &'a str, version: &'a str, offset_bytes: u64, into: Memory) -> Pending<'a, ()> {
         let (name, version) = (name.to_owned(), version.to_owned());
-        let extra = extra_lanes(Some(&into), READ_LANES);
+        let extra = extra_lanes(into.len_bytes, READ_LANES);
         Box::pin(self.blocking(extra, move |root, extra| read(root, &name, &version, offset_bytes, &into, extra)))
     }
 

@@ -37,6 +37,9 @@ const CHUNK_LEN: u32 = CHUNK_BYTES as u32;
 /// How much of an object a caller asks for first: the whole head of every payload up to 500 MB.
 pub(crate) const START_BYTES: usize = 64 * 1024;
 
+/// Longest head that is read: that of 256 GiB.
+pub(crate) const HEAD_BYTES_MAX: u64 = 32 << 20;
+
 /// What a head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -180,6 +183,11 @@ fn read_head(head: &[u8], key_len: usize, len_bytes: u64) -> Read {
 pub(crate) fn seal(head: &mut [u8]) {
     let checksum = checksum(head.to_vec());
     head[HEAD_CHECKSUM_AT..KEY_AT].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The checksum that a head says it has. The head must be whole.
+pub(crate) fn head_checksum(head: &[u8]) -> u64 {
+    u64_at(head, HEAD_CHECKSUM_AT)
 }
 
 /// The checksum of a head, whatever stands in the checksum's place.

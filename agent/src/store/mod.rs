@@ -9,10 +9,12 @@ mod directory;
 pub(crate) mod entry;
 pub(crate) mod lanes;
 mod locks;
-mod names;
+pub(crate) mod names;
 mod probe;
 mod record;
 pub(crate) mod remote;
+#[cfg(test)]
+pub(crate) mod samples;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +27,8 @@ use tokio::sync::OwnedMutexGuard;
 use backend::{Backend, Mode, Object, Published};
 pub(crate) use backend::{Memory, StoreError};
 use directory::Directory;
-pub(crate) use directory::pieces;
 pub(crate) use entry::Entry;
-use entry::{Read, START_BYTES};
+use entry::{HEAD_BYTES_MAX, Read, START_BYTES};
 use lanes::{Lane, Lanes};
 use locks::Locks;
 use names::Named;
@@ -38,8 +39,6 @@ use crate::config::{StoreOptions, StoreUrl};
 
 /// Most bytes of a namespace's record.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
-/// Longest head that is read: that of 256 GiB.
-const HEAD_BYTES_MAX: u64 = 32 << 20;
 /// Names that one step of a list asks for.
 const LIST_STEP: usize = 1000;
 
@@ -132,6 +131,16 @@ impl Store {
     /// The turn of a namespace's record.
     pub(crate) async fn namespace_turn(&self, uid: u32, name: &str) -> OwnedMutexGuard<()> {
         self.locks.lock(&names::options(uid, name)).await
+    }
+
+    /// The name of what was fetched from an origin.
+    pub(crate) fn origin_name(uid: u32, origin: u128) -> String {
+        names::origin(uid, origin)
+    }
+
+    /// The name of a block.
+    pub(crate) fn block_name(incarnation: &str, key: &str) -> String {
+        names::block(incarnation, key)
     }
 
     /// Where the blocks of a namespace's incarnation lie.

@@ -83,6 +83,28 @@ pub(crate) fn block(incarnation_prefix: &str, key: &str) -> String {
     format!("{incarnation_prefix}{}", KEY.name(key))
 }
 
+/// The name of what was fetched from an origin, on the disk of a node; no store has such a name.
+pub(crate) fn origin(uid: u32, origin: u128) -> String {
+    // `~` is plain in no name, so that no namespace is called so.
+    format!("{}~origin.ns/{origin:032x}/o.block", tenant(uid))
+}
+
+/// The prefix of the incarnation that a block lies in. `None` when it is not the name of a block.
+pub(crate) fn incarnation_of(name: &str) -> Option<&str> {
+    let mut end = 0;
+    let mut is_next = false;
+    name.strip_suffix(KEY.suffix)?;
+    for component in name.split_inclusive('/') {
+        end += component.len();
+        let component = component.strip_suffix('/')?;
+        if is_next {
+            return is_hash(component).then_some(&name[..end]);
+        }
+        is_next = component.ends_with(NAMESPACE.suffix);
+    }
+    None
+}
+
 /// What the name of a block tells of its key. `None` when it is not the name of a block of this incarnation.
 pub(crate) fn key_of(incarnation_prefix: &str, name: &str) -> Option<Named> {
     KEY.read(name.strip_prefix(incarnation_prefix)?)

@@ -16,6 +16,7 @@ mod back;
 mod basics;
 mod churn;
 mod death;
+mod disk;
 mod errors;
 mod fetch;
 mod fork;

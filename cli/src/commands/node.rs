@@ -101,6 +101,14 @@ fn stat_text(stat: &AgentStat) -> String {
     row("  puts held back", count(tenant.put_waits), "until the store had taken earlier ones");
     row("  damaged", count(tenant.store_damaged), "objects that could not be read, and so misses");
     row("  failures", count(tenant.store_failures), "calls that failed");
+    let disk = &stat.disk;
+    row("Disk", String::new(), &format!("of {}", bytes(disk.capacity_bytes)));
+    row("  blocks", count(disk.blocks), &bytes(disk.used_bytes));
+    row("  loads", count(tenant.disk_loads), &bytes(tenant.disk_load_bytes));
+    row("  kept", count(disk.writes), &format!("{}, {} not", bytes(disk.write_bytes), count(disk.not_admitted)));
+    row("  evictions", count(disk.evictions), "");
+    row("  damaged", count(disk.damaged), "files that were not what they should be");
+    row("  failures", count(disk.failures), &format!("calls that failed; {} under way", count(disk.under_way)));
     row("Origins", String::new(), "");
     row("  fetches", count(tenant.fetches), &bytes(tenant.fetch_bytes));
     row("  of them copies", count(tenant.fetch_copies), "of what was here under another key");
@@ -122,6 +130,18 @@ fn stat_json(stat: &AgentStat) -> Value {
         "orphans": stat.orphans,
         "descriptors": stat.descriptors,
         "store_under_way": stat.store_under_way,
+        "disk": {
+            "capacity_bytes": stat.disk.capacity_bytes,
+            "used_bytes": stat.disk.used_bytes,
+            "blocks": stat.disk.blocks,
+            "writes": stat.disk.writes,
+            "write_bytes": stat.disk.write_bytes,
+            "not_admitted": stat.disk.not_admitted,
+            "evictions": stat.disk.evictions,
+            "damaged": stat.disk.damaged,
+            "failures": stat.disk.failures,
+            "under_way": stat.disk.under_way,
+        },
         "tenant": tenant_json(tenant),
     })
 }
@@ -164,6 +184,8 @@ fn tenant_json(tenant: &TenantStat) -> Value {
         ("dirty_blocks", tenant.dirty_blocks),
         ("dirty_bytes", tenant.dirty_bytes),
         ("put_waits", tenant.put_waits),
+        ("disk_loads", tenant.disk_loads),
+        ("disk_load_bytes", tenant.disk_load_bytes),
         ("fetches", tenant.fetches),
         ("fetch_bytes", tenant.fetch_bytes),
         ("fetch_copies", tenant.fetch_copies),

@@ -47,6 +47,8 @@ fn figures_have_their_documented_names() {
          tenant.evictions tenant.expirations store_under_way \
          tenant.loads tenant.load_bytes tenant.stored tenant.stored_bytes tenant.store_damaged tenant.store_failures \
          tenant.dirty_blocks tenant.dirty_bytes tenant.put_waits \
+         tenant.disk_loads tenant.disk_load_bytes disk.capacity_bytes disk.used_bytes disk.blocks disk.writes \
+         disk.write_bytes disk.not_admitted disk.evictions disk.damaged disk.failures disk.under_way \
          tenant.fetches tenant.fetch_bytes tenant.fetch_copies tenant.fetch_failures",
     );
     let tenant = &document["tenant"];

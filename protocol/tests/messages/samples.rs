@@ -6,7 +6,7 @@ use larder_protocol::message::{
 };
 use larder_protocol::namespace::{Durability, Eviction, NamespaceInfo, NamespaceOptions, Validate};
 use larder_protocol::origin::OriginKeys;
-use larder_protocol::stat::{AgentStat, PinHolder, TenantStat};
+use larder_protocol::stat::{AgentStat, DiskStat, PinHolder, TenantStat};
 
 fn item(key: &str, offset: u64) -> PutItem {
     PutItem { key: key.into(), staged: Staged { offset, len: offset + 1 } }
@@ -113,6 +113,18 @@ fn stat() -> AgentStat {
         sessions: 7,
         orphans: 8,
         store_under_way: 39,
+        disk: DiskStat {
+            capacity_bytes: 46,
+            used_bytes: 47,
+            blocks: 48,
+            writes: 49,
+            write_bytes: 50,
+            not_admitted: 51,
+            evictions: 52,
+            damaged: 53,
+            failures: 54,
+            under_way: 57,
+        },
         descriptors: 9,
         heap_bytes: 10,
         tenant: TenantStat {
@@ -147,6 +159,8 @@ fn stat() -> AgentStat {
             dirty_blocks: 39,
             dirty_bytes: 40,
             put_waits: 41,
+            disk_loads: 55,
+            disk_load_bytes: 56,
             fetches: 42,
             fetch_bytes: 43,
             fetch_copies: 44,

@@ -8,8 +8,9 @@ use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::unistd::linkat;
 
+use crate::pieces::{self, WRITE_LANES};
+
 use super::failure::{failure, of_io};
-use super::pieces::{self, WRITE_LANES};
 use super::root::Root;
 use super::temporary::Temporary;
 use super::{Mode, Object, Published, StoreError};

@@ -9,10 +9,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use larder_protocol::memory::{HugePages, Mapping, Memfd, Platform};
 use tempfile::TempDir;
 
 use super::*;
+use crate::pieces::PIECE_BYTES;
+use crate::store::samples::{memory, noise};
 
 /// How long anything may take before it counts as stuck.
 const LIVENESS: Duration = Duration::from_secs(60);
@@ -23,31 +24,8 @@ fn store() -> (TempDir, Directory) {
     (dir, store)
 }
 
-/// Memory that holds `bytes`, behind a page of something else.
-fn memory(bytes: &[u8]) -> Memory {
-    let len = 4096 + bytes.len().max(1);
-    let memfd = Memfd::create(c"store-test", len, HugePages::Off, &Platform::detect(&[]).unwrap()).unwrap();
-    let mapping = Arc::new(Mapping::read_write(&memfd, len).unwrap());
-    mapping.copy_in(4096, bytes);
-    Memory { mapping, offset_bytes: 4096, len_bytes: bytes.len() as u64 }
-}
-
 fn object(head: &[u8], payload: &[u8]) -> Object {
     Object { head: head.to_vec(), payload: Some(memory(payload)) }
-}
-
-/// Bytes that are found nowhere else.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(step).take(len.div_ceil(8)).flat_map(u64::to_le_bytes).collect();
-    bytes.truncate(len);
-    bytes
 }
 
 /// All bytes of an object: the first 16 from its start, the rest read into memory.

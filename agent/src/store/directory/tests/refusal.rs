@@ -1,37 +1,7 @@
 //! Directories and names that are refused, and what is said of a file system that refuses.
 
-use std::process::Command;
-
 use super::*;
-
-/// A tmpfs, unmounted when dropped.
-struct Mounted(TempDir);
-
-impl Mounted {
-    /// `None` where this process may not mount.
-    fn new(options: &str) -> Option<Mounted> {
-        let dir = tempfile::tempdir().unwrap();
-        let made = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).output();
-        if made.is_ok_and(|made| made.status.success()) {
-            Some(Mounted(dir))
-        } else {
-            println!("SKIPPED: this process may not mount a tmpfs");
-            None
-        }
-    }
-
-    fn remount(&self, options: &str) {
-        let made = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
-        assert!(made.unwrap().success());
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Lazily: a failed test may still have it open.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
+use crate::store::samples::Mounted;
 
 #[test]
 fn a_root_that_is_missing_or_no_directory_is_refused() {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Length of a piece: a few times what file servers move at once.
 pub(crate) const PIECE_BYTES: usize = 4 << 20;
@@ -42,9 +44,19 @@ pub(crate) fn each(
     thread::scope(|scope| {
         for _ in 0..extra {
             // A thread that cannot be made is one that does not help.
-            let _ = thread::Builder::new().name("larder-store".to_owned()).spawn_scoped(scope, work);
+            let _ = thread::Builder::new().name("larder-piece".to_owned()).spawn_scoped(scope, work);
         }
         work();
     });
     failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Threads that would help to move so many bytes, beside the first.
+pub(crate) fn extra_lanes(len_bytes: u64, most: usize) -> usize {
+    usize::try_from(len_bytes).unwrap_or(usize::MAX).div_ceil(PIECE_BYTES).clamp(1, most) - 1
+}
+
+/// Takes permits without waiting: a thread that helps is never worth a wait, and waiting for several could deadlock.
+pub(crate) fn further_permits(permits: &Arc<Semaphore>, most: usize) -> Vec<OwnedSemaphorePermit> {
+    (0..most).map_while(|_| Arc::clone(permits).try_acquire_owned().ok()).collect()
 }
