@@ -93,7 +93,8 @@ pub(crate) struct Source {
     #[cfg_attr(not(test), expect(dead_code, reason = "there is no tenant for all yet"))]
     pub(crate) is_public: bool,
     /// Whether several reads may run at once. If not they should follow each other, each where the last ended, the first
-    /// behind `first`: then all of it is one request.
+    /// behind `first`: then all of it is one request, which counts among those of its origin until it has been read or
+    /// this is dropped.
     pub(crate) is_ranged: bool,
     object: Arc<Object>,
     threads: Handle,

@@ -100,8 +100,8 @@ pub struct Args {
     pub store_timeout: Option<String>,
 
     /// URLs that every user's tasks may have fetched, by how they begin: http://, https://, s3://, gs:// or az://, a host or
-    /// bucket, and whole parts of a path. May be given several times [default: what tables [[origin]] list; whoever has the
-    /// agent's own uid may fetch everything]
+    /// bucket, and whole parts of a path. May be given several times [default: what the file lists, in tables of origins;
+    /// whoever has the agent's own uid may fetch everything]
     #[arg(long, value_name = "PREFIX", help_heading = "Origins")]
     pub allow_origin: Vec<String>,
 

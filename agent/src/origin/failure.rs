@@ -70,7 +70,11 @@ pub(super) fn of_request(error: reqwest::Error, url: &OriginUrl) -> Stop {
     };
     // A certificate that is not believed will not be the next time.
     if last.to_string().contains("certificate") {
-        return Stop::Final(OriginError::Failed(format!("cannot fetch {url}: {what}")));
+        let why = format!(
+            "its certificate is not trusted ({last}); add its authority to those of this machine, or to a file that \
+             SSL_CERT_FILE names in the agent's environment"
+        );
+        return Stop::Final(OriginError::Failed(format!("cannot fetch {url}: {why}")));
     }
     Stop::Again(OriginError::Unavailable(format!("cannot fetch {url} now: {what}")), None)
 }

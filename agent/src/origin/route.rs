@@ -1,6 +1,7 @@
 //! How an origin is reached: with which patience, through which limits, over which client.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use object_store::{CredentialProvider, ObjectStore};
@@ -20,7 +21,6 @@ use crate::store::remote::limits::Limits;
 const USER_AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
 /// The way to the URLs of one rule, or to all that no rule describes.
-#[derive(Debug)]
 pub(super) struct Route {
     pub(super) reach: Arc<Reach>,
     pub(super) options: StoreOptions,
@@ -36,6 +36,13 @@ pub(super) struct Route {
     client: OnceLock<Result<reqwest::Client, String>>,
     /// One line for each origin.
     limits: Mutex<HashMap<Place, Limits>>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The clients would print their keys.
+        f.debug_struct("Route").field("reach", &self.reach).field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl Route {

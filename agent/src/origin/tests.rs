@@ -6,6 +6,7 @@ mod changes;
 mod faults;
 mod file;
 mod http;
+mod nginx;
 mod policy;
 mod redirect;
 mod rights;

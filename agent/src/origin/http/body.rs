@@ -1,5 +1,6 @@
 //! The bytes of an answer, piece by piece, and no more of them than were announced.
 
+use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -10,7 +11,6 @@ use super::super::failure::{OriginError, Stop, of_request};
 use super::super::url::OriginUrl;
 
 /// A body that is being read.
-#[derive(Debug)]
 pub(super) struct Body {
     response: Response,
     /// Which bytes of the object are still to come, those of `held` among them.
@@ -20,6 +20,13 @@ pub(super) struct Body {
     url: OriginUrl,
     /// The request is under way until its body has been read.
     _permit: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The answer would print its URL, with the query.
+        f.debug_struct("Body").field("url", &self.url).field("range", &self.range).finish_non_exhaustive()
+    }
 }
 
 impl Body {

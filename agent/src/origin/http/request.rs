@@ -56,7 +56,6 @@ pub(super) struct Hop {
 }
 
 /// An answer that is no redirect, its body not yet read.
-#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) offer: Offer,
     status: StatusCode,

@@ -173,6 +173,9 @@ async fn keys_of_a_session_open_what_they_are_for_and_nothing_of_this_machine() 
     let source =
         with_way.open(&Caller { uid: OTHER, credentials: &keys(&good, None) }, &url, 200).await.unwrap().unwrap();
     assert!(source.first == pattern(100) && !source.is_public);
+    for text in [format!("{source:?}"), format!("{with_way:?}")] {
+        assert!(!text.contains(&good), "{text}");
+    }
     for credentials in [&keys("geheim", None)[..], &[]] {
         let error = with_way.open(&Caller { uid: OTHER, credentials }, &url, 200).await.unwrap_err();
         assert!(matches!(&error, OriginError::Denied(why) if !why.contains("geheim")), "{error:?}");

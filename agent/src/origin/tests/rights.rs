@@ -84,6 +84,23 @@ async fn a_sessions_keys_are_sent_where_they_are_for() {
     assert!(matches!(&error, OriginError::Invalid(why) if !why.contains("heim")), "{error:?}");
 }
 
+#[tokio::test]
+async fn no_secret_is_printed_for_debugging() {
+    let object = Honest::new(pattern(100_000));
+    let server = Server::start(move |asked, _| object.whole(asked));
+    let keys = [SessionCredential::new(&server.url("/"), Keys::Bearer(Secret::new("geheim"))).unwrap()];
+    let file = file("bearer_token = geheim", 0o600);
+    let options = StoreOptions { credentials_file: Some(file.path().to_owned()), ..options() };
+    let origins = origins(vec![ListedOrigin { options, ..listed(&server.url("/")) }]);
+    let caller = Caller { uid: OTHER, credentials: &keys };
+    // With the rest of its answer still to come.
+    let source = origins.open(&caller, &server.url("/a?sig=geheim"), 10).await.unwrap().unwrap();
+    let bucket = [SessionCredential::new("gs://bucket/", Keys::Bearer(Secret::new("geheim"))).unwrap()];
+    for text in [format!("{source:?}"), format!("{origins:?}"), format!("{caller:?}"), format!("{bucket:?}")] {
+        assert!(!text.contains("geheim"), "{text}");
+    }
+}
+
 fn file(text: &str, mode: u32) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
