@@ -77,12 +77,12 @@ impl Parties<'_> {
         };
         let Some(mut request) = request else { return Ok(Next::End(End::Close)) };
         let shared = self.shared;
-        let fault = shared.draw(request.method());
+        let fault = shared.fault(request.method());
         match fault {
             Some(Fault::Unavailable) if shared.happens() => return self.refuse(&request).await,
             Some(Fault::ResetBefore) if shared.happens() => return Ok(Next::End(End::Reset)),
-            Some(Fault::NoConditions) if request.remove(&CONDITIONS) => {
-                shared.happens();
+            Some(Fault::NoConditions) if request.has_any(&CONDITIONS) && shared.happens() => {
+                request.remove(&CONDITIONS)
             }
             _ => {}
         }

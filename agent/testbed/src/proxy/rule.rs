@@ -69,7 +69,7 @@ pub struct Rule {
     pub fault: Fault,
     /// With which requests.
     pub on: On,
-    /// With one of how many of them, as chance has it; the same chance each time.
+    /// With one of how many of those that it can happen to: the first, and then as chance has it, the same each time.
     pub one_in: u32,
     /// How often at most.
     pub at_most: u32,
@@ -88,7 +88,7 @@ impl Rule {
         Rule { at_most, ..Rule::always(fault) }
     }
 
-    /// A fault that happens to one in so many requests.
+    /// A fault that happens to about one in so many requests.
     #[must_use]
     pub fn one_in(fault: Fault, one_in: u32) -> Rule {
         Rule { one_in, ..Rule::always(fault) }
@@ -129,13 +129,14 @@ pub(super) struct Shared {
 struct State {
     rule: Option<Rule>,
     left: u32,
-    chance: u64,
+    /// Where chance has got to; `None` before the first time.
+    chance: Option<u64>,
     counts: Counts,
 }
 
 impl Default for Shared {
     fn default() -> Shared {
-        let state = State { rule: None, left: 0, chance: 1, counts: Counts::default() };
+        let state = State { rule: None, left: 0, chance: None, counts: Counts::default() };
         Shared { state: Mutex::new(state), gone: watch::Sender::new(false), changes: watch::Sender::new(0) }
     }
 }
@@ -150,7 +151,7 @@ impl Shared {
         let mut state = self.state();
         state.rule = rule;
         state.left = rule.map_or(0, |rule| rule.at_most);
-        state.chance = 1;
+        state.chance = None;
         state.counts.faults = 0;
         drop(state);
         self.gone.send_replace(rule.is_some_and(|rule| rule.fault == Fault::Gone));
@@ -173,8 +174,8 @@ impl Shared {
         self.changes.subscribe()
     }
 
-    /// The fault that a request of this method meets, if it meets one. It has happened only when [`Shared::happens`] says so.
-    pub(super) fn draw(&self, method: &str) -> Option<Fault> {
+    /// The fault that a request of this method may meet. It has happened only when [`Shared::happens`] says so.
+    pub(super) fn fault(&self, method: &str) -> Option<Fault> {
         let is_read = matches!(method, "GET" | "HEAD");
         let mut state = self.state();
         state.counts.requests += 1;
@@ -185,27 +186,32 @@ impl Shared {
             On::Reads => is_read,
             On::Writes => !is_read,
         };
-        (is_meant && state.left > 0 && state.draw().is_multiple_of(u64::from(rule.one_in.max(1)))).then_some(rule.fault)
+        (is_meant && state.left > 0).then_some(rule.fault)
     }
 
-    /// Counts a fault that is about to happen; false when there were as many as there may be.
+    /// Whether a fault that could happen now does; it is counted then.
     pub(super) fn happens(&self) -> bool {
         let mut state = self.state();
-        let may = state.left > 0;
-        if may {
+        let one_in = state.rule.map_or(1, |rule| rule.one_in.max(1));
+        let happens = state.left > 0 && state.draw(one_in);
+        if happens {
             state.left -= 1;
             state.counts.faults += 1;
         }
-        may
+        happens
     }
 }
 
 impl State {
-    /// A number that looks random (`SplitMix64`).
-    fn draw(&mut self) -> u64 {
-        self.chance = self.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.chance ^ (self.chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    /// True the first time, and then one time in so many, as looks random (`SplitMix64`).
+    fn draw(&mut self, one_in: u32) -> bool {
+        let Some(chance) = self.chance.as_mut() else {
+            self.chance = Some(1);
+            return true;
+        };
+        *chance = chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*chance ^ (*chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        (mixed ^ (mixed >> 31)).is_multiple_of(u64::from(one_in))
     }
 }
