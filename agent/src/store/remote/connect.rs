@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::memory::InMemory;
@@ -87,6 +87,10 @@ fn s3(bucket: &Bucket, options: &StoreOptions) -> Result<Clients, String> {
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         // Every server knows how to delete one object.
         .with_disable_bulk_delete(true);
+    // Not every server compares the hash that a request is signed with; a checksum it does compare.
+    if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
+        builder = builder.with_checksum_algorithm(Checksum::CRC64NVME);
+    }
     if let Some(endpoint) = &options.endpoint {
         // The environment may name one for S3 alone, which would count more than another.
         builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
