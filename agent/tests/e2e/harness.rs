@@ -86,6 +86,7 @@ pub(crate) struct Agent {
     child: Child,
     directory: TempDir,
     arguments: String,
+    environment: Vec<(String, String)>,
     monitor: Option<Client>,
 }
 
@@ -97,9 +98,15 @@ impl Agent {
 
     /// With these arguments, separated by spaces, and a socket.
     pub(crate) fn start(arguments: &str) -> Agent {
+        Agent::start_in(&[], arguments)
+    }
+
+    /// With these variables in its environment too.
+    pub(crate) fn start_in(environment: &[(String, String)], arguments: &str) -> Agent {
         let directory = tempfile::tempdir().expect("there is room for a directory");
-        let child = launch(arguments, directory.path());
-        let mut agent = Agent { child, directory, arguments: arguments.to_owned(), monitor: None };
+        let child = launch(environment, arguments, directory.path());
+        let (environment, arguments) = (environment.to_vec(), arguments.to_owned());
+        let mut agent = Agent { child, directory, arguments, environment, monitor: None };
         agent.await_answer();
         agent
     }
@@ -209,7 +216,7 @@ impl Agent {
     /// Starts another agent where this one was.
     pub(crate) fn restart(&mut self) {
         assert!(!self.is_alive(), "end the agent before another takes its place");
-        self.child = launch(&self.arguments, self.directory.path());
+        self.child = launch(&self.environment, &self.arguments, self.directory.path());
         self.await_answer();
     }
 
@@ -231,9 +238,10 @@ impl Drop for Agent {
     }
 }
 
-fn launch(arguments: &str, directory: &Path) -> Child {
+fn launch(environment: &[(String, String)], arguments: &str, directory: &Path) -> Child {
     let log = File::options().create(true).append(true).open(directory.join("log"));
     larderd()
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(arguments.split_whitespace())
         .arg("--socket")
         .arg(directory.join("larder.sock"))
@@ -242,13 +250,16 @@ fn launch(arguments: &str, directory: &Path) -> Child {
         .expect("larderd was built together with this test")
 }
 
-/// The agent's program, away from the settings that this machine may have for another. `LARDER_TEST_WITHOUT` stays, so
-/// that the suite can be run without a feature of the kernel.
+/// The agent's program, away from the settings that this machine may have for another, and from its credentials.
+/// `LARDER_TEST_WITHOUT` stays, so that the suite can be run without a feature of the kernel.
 pub(crate) fn larderd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_larderd"));
-    let names = std::env::vars_os().map(|(name, _)| name);
-    for name in names.filter(|name| name.to_string_lossy().starts_with("LARDER_") && name != "LARDER_TEST_WITHOUT") {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let is_ours = ["LARDER_", "AWS_", "AZURE_", "GOOGLE_"].iter().any(|begin| text.starts_with(begin));
+        if is_ours && text != "LARDER_TEST_WITHOUT" {
+            command.env_remove(&name);
+        }
     }
     command.env("LARDER_LOG", "info").stdin(Stdio::null()).stdout(Stdio::null());
     command
