@@ -24,7 +24,7 @@ use crate::store::{Entry, Memory};
 const UNDER_WAY_MAX: usize = 6;
 /// How long nothing is written after a failure: at first, and after many.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MOST: Duration = Duration::from_secs(10);
+const PAUSE_MOST: Duration = Duration::from_secs(2);
 
 /// Where a block stands in the line, by failed attempts and generation: what failed lets all others pass, and of those the
 /// oldest is first.

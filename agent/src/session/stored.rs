@@ -108,6 +108,7 @@ impl Stored {
             let found = match self.store.find(&self.incarnation, &key).await {
                 // It stays until the key is put again: another agent's clock may say otherwise.
                 Ok(Lookup::Found(found)) if found.entry.is_expired() => return Err(Refusal::NotFound),
+                Ok(Lookup::Found(found)) if self.store.is_suspect(&found) => return Err(Refusal::NotFound),
                 Ok(Lookup::Found(found)) => found,
                 Ok(Lookup::Unreadable(why)) => {
                     warn!(why, uid = self.uid, "an object in the store is not read");
@@ -119,12 +120,16 @@ impl Stored {
             };
             match self.fill(*found, &key).await? {
                 Filled::Resident => return Ok(()),
-                Filled::Damaged if damaged == 0 => damaged += 1,
-                Filled::Damaged => {
-                    // Read twice, and wrong twice. It must go, or an equal put would be taken for held already.
-                    warn!(key, uid = self.uid, "a block in the store does not match its checksums; it is removed");
+                Filled::Damaged(_) if damaged == 0 => damaged += 1,
+                Filled::Damaged(found) => {
+                    // Read twice, and wrong twice.
+                    warn!(
+                        key,
+                        uid = self.uid,
+                        "a block in the store does not match its checksums; it is a miss for now"
+                    );
                     self.agent.cache().figures(self.uid).store_damaged += 1;
-                    self.store.remove(&self.incarnation, &key).await.map_err(|error| self.failed(&error))?;
+                    self.store.suspect(&found);
                     return Err(Refusal::NotFound);
                 }
                 Filled::Changed => {}
@@ -161,7 +166,7 @@ impl Stored {
         };
         if !intact {
             self.agent.cache().abandon(&reservation);
-            return Ok(Filled::Damaged);
+            return Ok(Filled::Damaged(Box::new(found)));
         }
         self.publish(reservation, &found.entry).await?;
         self.keep_on_disk(&found.entry);
@@ -248,7 +253,7 @@ impl Stored {
             let found = self.store.find(&self.incarnation, reservation.key()).await;
             drop(lane);
             match found {
-                Ok(Lookup::Found(found)) if !found.entry.is_expired() => {
+                Ok(Lookup::Found(found)) if !self.gives_way(&found, checksums) => {
                     return self.keep_held(reservation, checksums, &found.entry).await;
                 }
                 Ok(_) => {}
@@ -262,6 +267,11 @@ impl Stored {
         let outcome = self.commit(reservation, checksums).await;
         self.agent.owes.notify_one();
         outcome
+    }
+
+    /// Whether a put may write anew what the store has: it has expired, or could not be read here and is the same.
+    fn gives_way(&self, found: &Found, checksums: &Checksums) -> bool {
+        found.entry.is_expired() || (found.entry.checksums == *checksums && self.store.is_suspect(found))
     }
 
     /// Ends a put under whose key the store has a block.
@@ -391,6 +401,6 @@ enum Judged {
 /// How the filling of a block ended.
 enum Filled {
     Resident,
-    Damaged,
+    Damaged(Box<Found>),
     Changed,
 }

@@ -15,6 +15,7 @@ mod record;
 pub(crate) mod remote;
 #[cfg(test)]
 pub(crate) mod samples;
+mod suspects;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use locks::Locks;
 use names::Named;
 pub(crate) use record::Record;
 use remote::Remote;
+use suspects::Suspects;
 
 use crate::config::{StoreOptions, StoreUrl};
 
@@ -48,6 +50,7 @@ pub struct Store {
     backend: Box<dyn Backend>,
     locks: Locks,
     lanes: Lanes,
+    suspects: Suspects,
     timeout: Duration,
     url: StoreUrl,
 }
@@ -89,6 +92,7 @@ impl Store {
                 backend: open_backend(url, options).await?,
                 locks: Locks::default(),
                 lanes: Lanes::default(),
+                suspects: Suspects::default(),
                 timeout,
                 url: url.clone(),
             };
@@ -263,7 +267,14 @@ impl Store {
                 return Ok(Kept::Stored);
             }
             match self.find(incarnation, &entry.key).await? {
-                Lookup::Found(found) if !found.entry.is_expired() => return Ok(Kept::Held(Box::new(found.entry))),
+                Lookup::Found(found) if !found.entry.is_expired() => {
+                    let is_same = found.entry.len_bytes == entry.len_bytes && found.entry.checksums == entry.checksums;
+                    if !(is_same && self.is_suspect(&found)) {
+                        return Ok(Kept::Held(Box::new(found.entry)));
+                    }
+                    // It could not be read here, and what takes its place is the same.
+                    mode = Mode::Replace;
+                }
                 Lookup::Absent => {}
                 // Expired, or not to be read: nothing that anybody could still want.
                 Lookup::Found(_) | Lookup::Unreadable(_) => mode = Mode::Replace,
@@ -271,12 +282,29 @@ impl Store {
         }
     }
 
+    /// Remembers that a block's payload is not what its entry says, as it came here.
+    pub(crate) fn suspect(&self, found: &Found) {
+        self.suspects.add(&found.name, &found.version);
+    }
+
+    /// Whether a block's payload was found wrong a short while ago.
+    pub(crate) fn is_suspect(&self, found: &Found) -> bool {
+        self.suspects.has(&found.name, &found.version)
+    }
+
     /// Looks a block up, without its payload.
     pub(crate) async fn find(&self, incarnation: &str, key: &str) -> Result<Lookup, StoreError> {
         let name = names::block(incarnation, key);
-        let Some((read, version)) = self.entry_at(&name).await? else {
+        let Some((mut read, mut version)) = self.entry_at(&name).await? else {
             return Ok(Lookup::Absent);
         };
+        if matches!(read, Read::Damaged(_)) {
+            // It may have been damaged on its way, and what is judged so may be replaced.
+            match self.entry_at(&name).await? {
+                Some(again) => (read, version) = again,
+                None => return Ok(Lookup::Absent),
+            }
+        }
         Ok(match read {
             Read::Whole { entry, .. } if entry.key != key => {
                 Lookup::Unreadable(format!("{name} holds the key {:?}", entry.key))

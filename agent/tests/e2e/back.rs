@@ -22,7 +22,7 @@ fn back(agent: &Agent, name: &str) -> Namespace {
 }
 
 fn start(directory: &Path) -> Agent {
-    Agent::start(&format!("{SMALL} --store-timeout 3 --store file://{}", directory.display()))
+    Agent::start(&format!("{SMALL} --store-timeout 4 --store file://{}", directory.display()))
 }
 
 /// A store that can be filled up, or a skip.

@@ -71,6 +71,7 @@ pub(crate) fn options_outlive_the_agent(subject: &mut Subject<'_>) {
         quota_bytes: Some(1 << 20),
         ttl_ms: Some(3_600_000),
         durability: None,
+        validate: larder::Validate::Namespace,
     };
     let told = NamespaceOptions { durability: Some(Durability::Through), ..given.clone() };
     let client = subject.agent.client();
