@@ -117,6 +117,9 @@ pub(crate) trait Backend: Debug + Send + Sync {
     /// Operations that are under way.
     fn under_way(&self) -> usize;
 
+    /// The components that follow `prefix`, which is empty or ends with `/`, in some names, with a `/` behind. In no order.
+    fn groups<'a>(&'a self, prefix: &'a str) -> Pending<'a, Vec<String>>;
+
     /// Names that begin with `prefix`, which is empty or ends with `/`, sorted by byte. With `after`, only those behind
     /// it; at most `most`.
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str, most: usize) -> Pending<'a, Vec<String>>;

@@ -107,6 +107,11 @@ impl Backend for Directory {
         Box::pin(self.blocking(0, move |root, _| remove(root, &name)))
     }
 
+    fn groups<'a>(&'a self, prefix: &'a str) -> Pending<'a, Vec<String>> {
+        let prefix = prefix.to_owned();
+        Box::pin(self.blocking(0, move |root, _| list::groups(root, &prefix)))
+    }
+
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str, most: usize) -> Pending<'a, Vec<String>> {
         let (prefix, after) = (prefix.to_owned(), after.to_owned());
         Box::pin(self.blocking(0, move |root, _| list::list(root, &prefix, &after, most)))

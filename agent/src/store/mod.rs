@@ -210,38 +210,54 @@ impl Store {
 
     /// Removes the blocks of incarnations that have ended. Returns how many.
     ///
-    /// Blocks are only written under an incarnation that the record has named, and none comes back. So what was listed
-    /// *before* the record was read, and is not under the record's incarnation, is of one that has ended, whatever other
-    /// agents do meanwhile.
+    /// Blocks are only written under an incarnation that the record has named, and none comes back. So what was there
+    /// *before* the record was read, and is not the record's incarnation, is one that has ended, whatever other agents do
+    /// meanwhile.
     pub(crate) async fn sweep(&self, uid: u32, name: &str) -> Result<u64, StoreError> {
         let all = names::namespace(uid, name);
-        let (mut after, mut gone) = (String::new(), 0);
-        loop {
-            let listed = self.backend.list(&all, &after, LIST_STEP).await?;
-            let Some(last) = listed.last() else { return Ok(gone) };
-            after.clone_from(last);
-            let present = self.namespace(uid, name).await?.map(|record| Store::incarnation(uid, name, &record));
-            let record = names::options(uid, name);
-            let ended = |old: &&String| **old != record && !present.as_ref().is_some_and(|now| old.starts_with(&**now));
-            for old in listed.iter().filter(ended) {
-                gone += u64::from(self.backend.remove(old).await?);
+        let there = self.backend.groups(&all).await?;
+        let present = self.namespace(uid, name).await?.map(|record| Store::incarnation(uid, name, &record));
+        let mut gone = 0;
+        for group in there {
+            let ended = format!("{all}{group}/");
+            if present.as_deref() == Some(&*ended) {
+                continue;
+            }
+            let mut after = String::new();
+            loop {
+                let listed = self.backend.list(&ended, &after, LIST_STEP).await?;
+                let Some(last) = listed.last() else { break };
+                after.clone_from(last);
+                for old in &listed {
+                    gone += u64::from(self.backend.remove(old).await?);
+                }
             }
         }
+        Ok(gone)
     }
 
     /// Names of a tenant's namespaces that have a record here.
     pub(crate) async fn namespaces(&self, uid: u32) -> Result<Vec<String>, StoreError> {
         let tenant = names::tenant(uid);
         let mut found = Vec::new();
-        let mut unnamed = Vec::new();
-        self.for_each_name(&tenant, |name| match names::namespace_of(&tenant, name) {
-            Some(Named::Key(name)) => found.push(name),
-            Some(Named::Hashed) => unnamed.push(name.to_owned()),
-            None => {}
-        })
-        .await?;
-        for name in unnamed {
-            found.extend(self.record_at(&name).await?.map(|record| record.name));
+        let mut waiting = vec![tenant.clone()];
+        while let Some(prefix) = waiting.pop() {
+            for group in self.backend.groups(&prefix).await? {
+                let below = format!("{prefix}{group}/");
+                // Nothing below a namespace is another's.
+                let Some(record) = names::options_below(&below) else {
+                    waiting.push(below);
+                    continue;
+                };
+                if self.backend.start(&record, 1).await?.is_none() {
+                    continue;
+                }
+                match names::namespace_of(&tenant, &record) {
+                    Some(Named::Key(name)) => found.push(name),
+                    Some(Named::Hashed) => found.extend(self.record_at(&record).await?.map(|record| record.name)),
+                    None => {}
+                }
+            }
         }
         Ok(found)
     }

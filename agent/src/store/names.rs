@@ -110,6 +110,12 @@ pub(crate) fn key_of(incarnation_prefix: &str, name: &str) -> Option<Named> {
     KEY.read(name.strip_prefix(incarnation_prefix)?)
 }
 
+/// The name of the record below a prefix. `None` when the prefix is no namespace's.
+pub(crate) fn options_below(prefix: &str) -> Option<String> {
+    let name = prefix.strip_suffix('/')?;
+    name.ends_with(NAMESPACE.suffix).then(|| format!("{name}/{OPTIONS}"))
+}
+
 /// What the name of a namespace's record tells of the namespace. `None` when it is not the name of a record of this user.
 pub(crate) fn namespace_of(tenant_prefix: &str, options_name: &str) -> Option<Named> {
     let name = options_name.strip_prefix(tenant_prefix)?.strip_suffix(OPTIONS)?.strip_suffix('/')?;

@@ -167,6 +167,11 @@ impl Backend for Remote {
         self.run(async move { place.remove(&name).await })
     }
 
+    fn groups<'a>(&'a self, prefix: &'a str) -> Pending<'a, Vec<String>> {
+        let (place, prefix) = (Arc::clone(&self.place), prefix.to_owned());
+        self.run(async move { place.groups(&prefix).await })
+    }
+
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str, most: usize) -> Pending<'a, Vec<String>> {
         let (place, prefix, after) = (Arc::clone(&self.place), prefix.to_owned(), after.to_owned());
         self.run(async move { place.list(&prefix, &after, most).await })

@@ -147,6 +147,26 @@ fn puts_of_one_key_in_one_call_follow_one_another() {
 }
 
 #[test]
+fn namespaces_are_found_whatever_they_are_called() {
+    let (_directory, mut agent) = start(SMALL);
+    let names = ["a", "a.ns", "a.ns/b", "a/b", "a/b/c.block", "job/1", "job/10", &"x".repeat(250), &"yz/".repeat(60)];
+    let mut names = names.map(|name| name.trim_end_matches('/').to_owned());
+    names.sort_unstable();
+    for name in &names {
+        put(&agent.namespace(name), "k.ns/options", 10).unwrap();
+    }
+    agent.kill();
+    agent.restart();
+    let listed = agent.monitor().namespaces().unwrap();
+    assert_eq!(listed.iter().map(|info| info.name.clone()).collect::<Vec<_>>(), names);
+    agent.monitor().remove_namespace("a").unwrap();
+    agent.kill();
+    agent.restart();
+    assert_eq!(agent.monitor().namespaces().unwrap().len(), names.len() - 1);
+    get_whole(&agent.namespace("a.ns/b"), "k.ns/options", 10);
+}
+
+#[test]
 fn what_was_evicted_comes_back() {
     let (_directory, agent) = start(SMALL);
     let cache = agent.namespace("t");
@@ -486,4 +506,47 @@ fn a_session_that_ends_while_the_store_works_leaves_nothing_behind() {
     put(&cache, "large", 30_000_000).unwrap();
     get_whole(&cache, "large", 30_000_000);
     agent.await_no_pins();
+}
+
+/// What the agent keeps for itself does not grow with what goes through it.
+#[test]
+fn heavy_the_agents_own_memory_stays_small_while_much_goes_through() {
+    const BLOCKS: usize = 16;
+    const LEN: usize = 128 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("store");
+    fs::create_dir(&store).unwrap();
+    fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
+    let agent = Agent::start(&format!("--capacity 768MiB --store file://{}", store.display()));
+    let (done, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                most.fetch_max(usize::try_from(agent.stat().heap_bytes).unwrap(), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let _end = SetOnDrop(&done);
+        let cache = agent.namespace("t");
+        let file = directory.path().join("file");
+        for n in 0..BLOCKS {
+            put(&cache, &format!("k/{n}"), LEN).unwrap();
+        }
+        for n in 0..BLOCKS {
+            drop(get_whole(&cache, &format!("k/{n}"), LEN));
+        }
+        // And from a file, as a whole and chunk by chunk.
+        fs::write(&file, bytes("file", 4 * LEN)).unwrap();
+        let url = file.to_string_lossy().into_owned();
+        assert_whole("file", &cache.get_or_fetch("file", &url).unwrap());
+        let object = agent.namespace("u").open(&url).unwrap();
+        let mut at = 0;
+        while let Some(chunk) = object.chunk_at(at).unwrap() {
+            at += chunk.len() as u64;
+        }
+        assert_eq!(at, 4 * LEN as u64);
+    });
+    let most = most.into_inner();
+    println!("at most {} MiB of its own", most >> 20);
+    assert!(most < 64 << 20, "{most}");
 }

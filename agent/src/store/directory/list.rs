@@ -17,12 +17,26 @@ use super::root::{MOST_NAME_BYTES, Root};
 
 /// Up to `most` names that begin with `prefix` and lie behind `after`.
 pub(super) fn list(root: &Root, prefix: &str, after: &str, most: usize) -> Result<Vec<String>, StoreError> {
-    if !prefix.is_empty() && (!prefix.ends_with('/') || prefix.split_terminator('/').any(|part| !is_shown(part))) {
-        return Err(StoreError::Failed(format!("{prefix:?} is no prefix of names; please report it")));
-    }
+    check(prefix)?;
     let mut names = Vec::new();
     walk(root, prefix, after, most, &mut names)?;
     Ok(names)
+}
+
+/// The directories in the one that a prefix names.
+pub(super) fn groups(root: &Root, prefix: &str) -> Result<Vec<String>, StoreError> {
+    check(prefix)?;
+    let Some(directory) = root.directory(prefix)? else { return Ok(Vec::new()) };
+    let all = smallest(&directory, "", "", None, usize::MAX)
+        .map_err(|error| failure(error, "read the directory", &root.path_of(prefix)))?;
+    Ok(all.iter().filter_map(|name| name.strip_suffix('/')).map(str::to_owned).collect())
+}
+
+fn check(prefix: &str) -> Result<(), StoreError> {
+    if !prefix.is_empty() && (!prefix.ends_with('/') || prefix.split_terminator('/').any(|part| !is_shown(part))) {
+        return Err(StoreError::Failed(format!("{prefix:?} is no prefix of names; please report it")));
+    }
+    Ok(())
 }
 
 /// Adds the names below the directory `base` until there are `most`. No directory is open while one below it is read:

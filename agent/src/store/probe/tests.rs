@@ -84,6 +84,10 @@ impl Backend for Liar {
         })
     }
 
+    fn groups<'a>(&'a self, prefix: &'a str) -> Pending<'a, Vec<String>> {
+        self.inner.groups(prefix)
+    }
+
     fn list<'a>(&'a self, prefix: &'a str, after: &'a str, most: usize) -> Pending<'a, Vec<String>> {
         Box::pin(async move {
             match self.lie {

@@ -69,6 +69,20 @@ impl Place {
         Ok(self.order.keep(prefix, names, is_all, most))
     }
 
+    /// The parts of names that follow a prefix and lead further.
+    pub(super) async fn groups(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let below = self.key(prefix.trim_end_matches('/'))?;
+        let _request = self.limits.request().await;
+        match self.reads.list_with_delimiter(Some(&below)).await {
+            Ok(listed) => {
+                let last = |path: &Path| path.filename().filter(|part| is_name(part)).map(str::to_owned);
+                Ok(listed.common_prefixes.iter().filter_map(last).collect())
+            }
+            Err(error) if failure::is_absent(&error) => Ok(Vec::new()),
+            Err(error) => Err(self.failure(&error, "list", prefix)),
+        }
+    }
+
     /// `None` when the server lists in another order.
     async fn list_in_order(&self, prefix: &str, after: &str, most: usize) -> Result<Option<Vec<String>>, StoreError> {
         let mut names: Vec<String> = Vec::new();

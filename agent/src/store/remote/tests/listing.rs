@@ -99,3 +99,15 @@ proptest! {
         prop_assert_eq!(listed, names);
     }
 }
+
+#[tokio::test]
+async fn groups_are_what_leads_further() {
+    for fault in SERVERS {
+        let (_, store) = filled(fault, &["n/a/x", "n/a/y/z", "n/b", "n/c.ns/options", "n/%~/1/2", "m/a"]).await;
+        let mut groups = store.groups("n/").await.unwrap();
+        groups.sort_unstable();
+        assert_eq!(groups, ["%~", "a", "c.ns"], "{fault:?}");
+        assert_eq!(store.groups("n/a/").await.unwrap(), ["y"]);
+        assert!(store.groups("absent/").await.unwrap().is_empty());
+    }
+}
