@@ -138,14 +138,27 @@ impl Root {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let synced = openat(directory, ".", flags, Permissions::empty()).and_then(fsync);
         match synced {
-            // The directory was removed meanwhile, so there is no entry to keep.
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Ok(()) => Ok(()),
+            // The directory was removed meanwhile: that it is gone must outlast a crash, and with it what was in it.
+            Err(Errno::ENOENT) => self.sync_above(name),
             Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Err(StoreError::Failed(format!(
                 "the file system of {} cannot synchronise a directory, so nothing in it would outlast a crash; \
                  use another",
                 self.path.display()
             ))),
             Err(error) => Err(failure(error, "synchronise the directory of", &self.path_of(name))),
+        }
+    }
+
+    /// Makes the entries of the lowest directory above a name that is there outlast a crash.
+    fn sync_above(&self, name: &str) -> Result<(), StoreError> {
+        if name.is_empty() {
+            return Err(StoreError::Failed(format!("the store {} is gone; start the agent anew", self.path.display())));
+        }
+        let above = name.rsplit_once('/').map_or("", |(above, _)| above);
+        match self.directory(above)? {
+            Some(open) => self.sync(&open, above),
+            None => self.sync_above(above),
         }
     }
 
@@ -156,10 +169,11 @@ impl Root {
         while let Some((directory, _)) = name.rsplit_once('/') {
             let Some((above, last)) = directory.rsplit_once('/') else { return };
             let Ok(Some(open)) = self.directory(above) else { return };
+            // Before it goes: another of the same name and number may be made at once.
+            self.lasting().remove(directory);
             if unlinkat(&open, last, UnlinkatFlags::RemoveDir).is_err() {
                 return;
             }
-            self.lasting().remove(directory);
             name = directory;
         }
     }
