@@ -9,9 +9,17 @@ use larder_protocol::units::ByteSize;
 /// What the demo takes.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Directory to load; links are not followed and other file systems are not entered [default: /usr/share]
+    /// Directory to load; links are not followed and other file systems are not entered [default: /usr/share].
+    /// With --origin: where the same files are, for their names and to compare with
     #[arg(value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
+    /// Fetch the files from a URL (http://, https://, s3://, gs://, az://) or a directory instead of loading them; without
+    /// DIR and --keys the list of them is at URL/manifest.txt
+    #[arg(long, value_name = "URL")]
+    pub(crate) origin: Option<String>,
+    /// File with the list of what is at URL: on each line a length in bytes, a space, and a name below URL
+    #[arg(long, value_name = "FILE", requires = "origin", conflicts_with = "directory")]
+    pub(crate) keys: Option<PathBuf>,
     /// Capacity of the agent; the files are then cut at half of it instead of at 1 GiB and 50,000 files
     /// [default: what the files need]
     #[arg(long, value_name = "SIZE")]
@@ -45,10 +53,16 @@ pub(crate) enum DemoRole {
     },
     /// Reads blocks and files as told on standard input
     Reader {
-        /// Directory that was loaded
+        /// Directory that has the same files
         #[arg(long)]
-        root: PathBuf,
-        /// Namespace that it was loaded into
+        root: Option<PathBuf>,
+        /// What blocks are fetched from
+        #[arg(long)]
+        origin: Option<String>,
+        /// File that has the keys, and digests of their blocks
+        #[arg(long)]
+        known: Option<PathBuf>,
+        /// Namespace to read
         #[arg(long)]
         namespace: String,
         /// When loading began, in nanoseconds since 1970

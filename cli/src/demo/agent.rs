@@ -1,5 +1,6 @@
 //! The demo's own agent: started on a socket in a private directory, ended and removed with the demo.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -15,6 +16,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::interrupt::Interrupt;
+use super::origin::Origin;
 use super::tree::Tree;
 
 /// How long an agent may take to answer. Populating its first segment takes a second a gigabyte.
@@ -29,6 +31,31 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Segments, and blocks in segments of their own, come in this unit.
 const SEGMENT_UNIT_BYTES: u64 = 2 << 20;
 
+/// How an agent is started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup<'a> {
+    pub(super) capacity: ByteSize,
+    /// The directory in which durable blocks are kept, if any.
+    pub(super) store: Option<&'a Path>,
+    /// Where blocks are fetched from, if from a URL.
+    pub(super) origin: Option<&'a Origin>,
+}
+
+impl Setup<'_> {
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        if let Some(store) = self.store {
+            let mut url = OsString::from("file://");
+            url.push(store);
+            arguments.extend(["--store".into(), url]);
+        }
+        if let Some(prefix) = self.origin.and_then(Origin::to_allow) {
+            arguments.extend(["--allow-origin".into(), prefix.into()]);
+        }
+        arguments
+    }
+}
+
 /// A running agent.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -38,17 +65,17 @@ pub(super) struct Agent {
 }
 
 /// The capacity with which every file of the tree fits, with room to spare for what is allocated in larger units: the
-/// index, segments of large blocks, the ends of segments.
-pub(super) fn capacity_for(tree: &Tree) -> ByteSize {
+/// index, segments of large blocks, the ends of segments. And `more_bytes`.
+pub(super) fn capacity_for(tree: &Tree, more_bytes: u64) -> ByteSize {
     let large = tree.entries.iter().filter(|entry| entry.len_bytes >= SEGMENT_UNIT_BYTES).count() as u64;
     let index_bytes = 512 * tree.entries.len() as u64;
-    let bytes = tree.block_bytes() / 4 * 5 + large * SEGMENT_UNIT_BYTES + index_bytes + (256 << 20);
+    let bytes = tree.block_bytes() / 4 * 5 + large * SEGMENT_UNIT_BYTES + index_bytes + more_bytes + (256 << 20);
     ByteSize(bytes.next_multiple_of(SEGMENT_UNIT_BYTES))
 }
 
 impl Agent {
     /// Starts an agent and waits until it answers.
-    pub(super) fn start(capacity: ByteSize, interrupt: &Interrupt) -> Result<Agent> {
+    pub(super) fn start(setup: &Setup<'_>, interrupt: &Interrupt) -> Result<Agent> {
         let larderd = find_larderd()?;
         let directory = tempfile::Builder::new()
             .prefix("larder-demo-")
@@ -60,7 +87,8 @@ impl Agent {
             .args(["agent", "--"])
             .arg(&larderd)
             .arg("--capacity")
-            .arg(capacity.bytes().to_string())
+            .arg(setup.capacity.bytes().to_string())
+            .args(setup.arguments())
             .arg("--socket")
             .arg(directory.path().join("larder.sock"))
             .args(["--log", "warn"])
@@ -94,7 +122,19 @@ impl Agent {
 
     /// A connection to it.
     pub(super) fn connect(&self) -> Result<Client> {
-        connect(&self.socket())
+        connect(&self.socket(), CALL_MAX)
+    }
+
+    /// Kills it as a crash would.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the agent")?;
+        self.child.wait().context("cannot look after the agent")?;
+        Ok(())
+    }
+
+    /// Where files for the demo's processes may be put.
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub(super) fn socket(&self) -> PathBuf {
@@ -116,8 +156,8 @@ impl Agent {
 }
 
 /// A connection to the demo's agent, for whichever process of the demo.
-pub(super) fn connect(socket: &Path) -> Result<Client> {
-    let builder = Client::builder().socket(socket).on_absent(OnAbsent::Error).timeout(CALL_MAX);
+pub(super) fn connect(socket: &Path, timeout: Duration) -> Result<Client> {
+    let builder = Client::builder().socket(socket).on_absent(OnAbsent::Error).timeout(timeout);
     Ok(builder.connect()?)
 }
 

@@ -47,14 +47,20 @@ struct Batch {
 }
 
 /// Loads the tree. Files that cannot be read, or that are no longer as they were found, are counted in it.
-pub(super) fn load(namespace: &Namespace, tree: &mut Tree, interrupt: &Interrupt, bar: &ProgressBar) -> Result<Loaded> {
+pub(super) fn load(
+    namespace: &Namespace,
+    root: &Path,
+    tree: &mut Tree,
+    interrupt: &Interrupt,
+    bar: &ProgressBar,
+) -> Result<Loaded> {
     let start = Instant::now();
     let mut reading = Duration::ZERO;
     let mut loaded = Loaded::default();
     let mut batch = Batch::default();
     for entry in &tree.entries {
         interrupt.check()?;
-        let path = tree.root.join(&entry.key);
+        let path = root.join(&entry.key);
         let result = if entry.len_bytes >= WRITER_FROM_BYTES {
             write(namespace, entry, &path, &mut reading, interrupt, bar)?
         } else {

@@ -1,6 +1,6 @@
 //! What one reader does with blocks and files, and how long it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Read};
@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use larder::Namespace;
+use larder::{Error, Namespace};
+use larder_protocol::key;
 use serde::{Deserialize, Serialize};
+
+use super::origin::Origin;
 
 /// Hits timed together: reading the clock takes about as long as a quarter of a hit.
 pub(super) const HITS_PER_TIMING: usize = 8;
@@ -76,6 +79,38 @@ pub(super) struct Verified {
     pub(super) seconds: f64,
 }
 
+/// What asking for every key once brought.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Asked {
+    pub(super) blocks: u64,
+    pub(super) bytes: u64,
+    /// Keys that could not be had.
+    pub(super) failed: u64,
+    /// Why, of the first of them.
+    pub(super) failure: Option<String>,
+    pub(super) seconds: f64,
+}
+
+/// What the demo tells its readers of a key that is there, or is to be fetched.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Known {
+    pub(super) key: String,
+    /// 32 hexadecimal digits of what was put, where that is known.
+    pub(super) digest: Option<String>,
+}
+
+/// What a reader knows from the demo; the rest it asks the agent.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The directory that has the same files.
+    pub(super) root: Option<PathBuf>,
+    /// What the keys are fetched from.
+    pub(super) origin: Option<Origin>,
+    /// All keys, where the agent does not know them yet, or whose digests are to be compared.
+    pub(super) known: Vec<Known>,
+    pub(super) loaded_at_ns: i128,
+}
+
 /// Reads and how long they took.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Reads {
@@ -89,7 +124,10 @@ pub(super) struct Reads {
 #[derive(Debug)]
 pub(super) struct Subject {
     namespace: Namespace,
-    root: PathBuf,
+    root: Option<PathBuf>,
+    origin: Option<Origin>,
+    /// Of the keys of which they are known.
+    digests: HashMap<String, String>,
     loaded_at_ns: i128,
     /// Keys, and the lengths of their blocks once they have been compared.
     blocks: Vec<(String, usize)>,
@@ -98,19 +136,57 @@ pub(super) struct Subject {
 
 impl Subject {
     /// Learns from the agent which keys there are, not from the process that loaded them.
-    pub(super) fn new(namespace: Namespace, root: PathBuf, loaded_at_ns: i128) -> Result<Subject> {
-        let blocks: Vec<(String, usize)> = namespace.list("")?.into_iter().map(|key| (key, 0)).collect();
+    ///
+    /// But for what is still to be fetched, which is as told.
+    pub(super) fn new(namespace: Namespace, told: Told) -> Result<Subject> {
+        let keys = match &told.origin {
+            Some(_) => told.known.iter().map(|known| known.key.clone()).collect(),
+            None => namespace.list("")?,
+        };
+        let blocks: Vec<(String, usize)> = keys.into_iter().map(|key| (key, 0)).collect();
         if blocks.is_empty() {
             bail!("the namespace is empty");
         }
-        Ok(Subject { namespace, root, loaded_at_ns, blocks, random: Random(u64::from(std::process::id())) })
+        let Told { root, origin, known, loaded_at_ns } = told;
+        let digests = known.into_iter().filter_map(|known| Some((known.key, known.digest?))).collect();
+        let random = Random(u64::from(std::process::id()));
+        Ok(Subject { namespace, root, origin, digests, loaded_at_ns, blocks, random })
+    }
+
+    /// Asks for every key once, in order: from the origin where there is one. What cannot be had is left out from here on.
+    pub(super) fn ask_all(&mut self, mut progress: impl FnMut(u64) -> Result<()>) -> Result<Asked> {
+        let mut asked = Asked::default();
+        let mut had = Vec::with_capacity(self.blocks.len());
+        let start = Instant::now();
+        for (key, _) in std::mem::take(&mut self.blocks) {
+            let found = match &self.origin {
+                Some(origin) => self.namespace.get_or_fetch(&key, &origin.url(&key)),
+                None => self.namespace.get(&key),
+            };
+            match found {
+                Ok(block) => {
+                    asked.blocks += 1;
+                    asked.bytes += block.len() as u64;
+                    progress(block.len() as u64)?;
+                    had.push((key, block.len()));
+                }
+                Err(error @ (Error::NotFound | Error::Denied(_) | Error::Origin(_) | Error::OriginChanged(_))) => {
+                    asked.failed += 1;
+                    asked.failure.get_or_insert_with(|| format!("{key:?}: {error}"));
+                }
+                Err(error) => return Err(error).with_context(|| format!("cannot get {key:?}")),
+            }
+        }
+        asked.seconds = start.elapsed().as_secs_f64();
+        self.blocks = had;
+        Ok(asked)
     }
 
     pub(super) fn blocks(&self) -> u64 {
         self.blocks.len() as u64
     }
 
-    /// Compares every byte of every block with its file. This also maps and touches every page once.
+    /// Compares every byte of every block with its file, or with what was put. This also maps and touches every page once.
     pub(super) fn verify(&mut self, mut progress: impl FnMut(u64) -> Result<()>) -> Result<Verified> {
         let mut verified = Verified::default();
         let mut buffer = vec![0; COMPARE_BYTES];
@@ -118,9 +194,16 @@ impl Subject {
         for (key, len) in &mut self.blocks {
             let block = self.namespace.get(key).with_context(|| format!("cannot get {key:?}"))?;
             *len = block.len();
-            let path = self.root.join(key.as_str());
-            if !is_same(&path, &block, &mut buffer).unwrap_or(false) {
-                if is_unchanged_since(&path, self.loaded_at_ns - CLOCK_SLACK_NS) {
+            let path = self.root.as_ref().map(|root| root.join(key.as_str()));
+            let is_right = match (self.digests.get(key), &path) {
+                (Some(digest), _) => *digest == digest_of(&block),
+                (None, Some(path)) => is_same(path, &block, &mut buffer).unwrap_or(false),
+                (None, None) => bail!("there is nothing to compare {key:?} with"),
+            };
+            if !is_right {
+                let is_file = !self.digests.contains_key(key);
+                let file = path.filter(|_| is_file);
+                if file.is_none_or(|path| is_unchanged_since(&path, self.loaded_at_ns - CLOCK_SLACK_NS)) {
                     verified.wrong += 1;
                     if verified.wrong_keys.len() < WRONG_NAMED_MAX {
                         verified.wrong_keys.push(key.clone());
@@ -183,12 +266,13 @@ impl Subject {
     pub(super) fn files(&mut self, how_long: Duration) -> Result<Reads> {
         let mut reads = Reads::default();
         let mut buffer = vec![0; self.blocks.iter().map(|(_, len)| *len).max().unwrap_or(0)];
-        let mut path = self.root.clone();
+        let root = self.root.as_ref().context("there are no files to read")?;
+        let mut path = root.clone();
         let start = Instant::now();
         let mut reading = Duration::ZERO;
         while start.elapsed() < how_long {
             let (key, len) = &self.blocks[self.random.below(self.blocks.len())];
-            path.clone_from(&self.root);
+            path.clone_from(root);
             path.push(key);
             let into = &mut buffer[..*len];
             let begin = Instant::now();
@@ -206,6 +290,11 @@ impl Subject {
         reads.seconds = reading.as_secs_f64();
         Ok(reads)
     }
+}
+
+/// What a block's bytes are told by when there is no file to compare them with.
+pub(super) fn digest_of(block: &[u8]) -> String {
+    format!("{:032x}", key::digest(block))
 }
 
 /// Whether a file holds exactly these bytes.

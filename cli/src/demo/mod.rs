@@ -1,5 +1,8 @@
 //! `larder demo`: a tree of files as blocks, read by several processes, compared, measured, and cleared away.
 //!
+//! First the files are put, or fetched where they are far away, and reads are measured. Then those of a directory are fetched
+//! from it by all readers at once. Then some are put into a store, the agent is killed, and another finds them there.
+//!
 //! The demo is the parent of everything: an agent on a socket in a private directory, and readers. They end when it
 //! does, whatever way it ends: in order where it can, by `SIGKILL` from the kernel where it is killed itself.
 
@@ -8,10 +11,15 @@ mod interrupt;
 mod load;
 mod measure;
 mod memory;
+mod origin;
 mod readers;
 mod report;
+mod stage;
+mod store;
 mod tree;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,18 +27,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use larder::Client;
-use larder_protocol::namespace::{Eviction, NamespaceOptions};
 use larder_protocol::process::end_with_parent;
 use larder_protocol::units::ByteSize;
 use nix::unistd::getppid;
 
-use self::agent::Agent;
+use self::agent::{Agent, Setup};
 use self::interrupt::Interrupt;
-use self::load::load;
-use self::measure::Subject;
+use self::measure::{Subject, Told};
 use self::memory::Held;
+use self::origin::Origin;
 use self::readers::{Order, Readers};
-use self::report::{Memory, ReadFigures, Report, VerifyFigures};
+use self::report::{Memory, ReadFigures, Report};
+use self::stage::Stage;
 use self::tree::{Limit, Tree};
 use crate::args::{DemoArgs, DemoProcessArgs, DemoRole, Global};
 use crate::output::Output;
@@ -41,52 +49,60 @@ const DEFAULT_DIRECTORIES: [&str; 3] = ["/usr/share", "/usr/lib", "/etc"];
 const LIMIT: Limit = Limit { files: 50_000, bytes: 1 << 30 };
 /// How long each measurement takes.
 const MEASURE_MS: u64 = 1_000;
-/// The namespace that the files are loaded into.
-const NAMESPACE: &str = "demo";
+/// The namespace that files are loaded into by puts, that which they are fetched into, and that which the store has.
+const LOADED: &str = "loaded";
+const FETCHED: &str = "fetched";
+const KEPT: &str = "kept";
+/// What the list of all files is called, beside them.
+const LIST_NAME: &str = "manifest.txt";
+/// For an agent that fetches nothing but the list.
+const LIST_CAPACITY_BYTES: u64 = 256 << 20;
+/// How long a reader waits for a file: an origin far away takes its time. Readers end when they are told to, whatever they wait
+/// for.
+const FETCH_MAX: Duration = Duration::from_secs(600);
 
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     let interrupt = Interrupt::catch()?;
-    let directory = match &args.directory {
-        Some(directory) => directory.clone(),
-        None => DEFAULT_DIRECTORIES
-            .iter()
-            .map(PathBuf::from)
-            .find(|directory| directory.is_dir())
-            .context("this machine has no /usr/share; name a directory to load")?,
-    };
     let limit = limit(args.capacity)?;
-    let spinner = output.spinner("finding files");
-    let tree = Tree::find(&directory, limit, &interrupt);
-    spinner.finish_and_clear();
-    let mut tree = tree?;
+    let remote = args.origin.as_deref().map(Origin::of_text);
+    let mut tree = find(args, remote.as_ref(), limit, &interrupt, output)?;
+    let origin = match (&remote, &tree.root) {
+        (Some(origin), _) => origin.clone(),
+        (None, Some(root)) => Origin::of_directory(root)
+            .with_context(|| format!("{} is no UTF-8, so nothing can be fetched from there", root.display()))?,
+        (None, None) => bail!("there is nothing to load"),
+    };
 
     let loaded_at_ns = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_nanos();
     let loaded_at_ns = i128::try_from(loaded_at_ns).context("the clock is far from now")?;
-    let capacity = args.capacity.unwrap_or_else(|| agent::capacity_for(&tree));
-    let spinner = output.spinner("starting an agent");
-    let agent = Agent::start(capacity, &interrupt);
-    spinner.finish_and_clear();
-    let agent = agent?;
-    let client = agent.connect()?;
-    let options = NamespaceOptions { eviction: Eviction::Keep, ..NamespaceOptions::default() };
-    let namespace = client.create_namespace(NAMESPACE, &options)?;
-
-    let bar = output.bar("loading", tree.bytes);
-    let loaded = load(&namespace, &mut tree, &interrupt, &bar);
-    bar.finish_and_clear();
-    let loaded = loaded?;
-    if loaded.blocks == 0 {
-        bail!("no file under {} can be read", tree.root.display());
-    }
-
+    let capacity = args.capacity.unwrap_or_else(|| agent::capacity_for(&tree, store::LIMIT.bytes));
+    let store = tempfile::Builder::new()
+        .prefix("larder-demo-store-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .context("cannot make a directory for the demo's store")?;
+    let setup = Setup { capacity, store: Some(store.path()), origin: remote.as_ref() };
     let count = args.readers.unwrap_or_else(default_readers);
-    let mut readers =
-        Readers::start(count, &agent.socket(), NAMESPACE, &tree.root, loaded_at_ns, loaded.blocks, &interrupt)?;
-    let bar = output.bar("verifying", loaded.bytes * u64::from(count));
-    let verified = readers.verify(&interrupt, |bytes| bar.inc(bytes));
-    bar.finish_and_clear();
-    let verified = VerifyFigures::new(&verified?);
+    let stage = Stage { setup, count, loaded_at_ns, interrupt: &interrupt, output };
+
+    let agent = stage.start_agent()?;
+    let client = agent.connect()?;
+    let (loaded, fetched, mut readers) = match &remote {
+        None => {
+            let (loaded, readers) = stage.load(&agent, &client, &mut tree)?;
+            (Some(loaded), None, readers)
+        }
+        Some(origin) => {
+            let (fetched, readers) = stage.fetch(&agent, &client, &tree, origin)?;
+            (None, Some(fetched), readers)
+        }
+    };
+    let payload_bytes = loaded.as_ref().map_or_else(|| fetched.as_ref().map_or(0, |it| it.bytes), |it| it.bytes);
+    let verified = match &tree.root {
+        Some(_) => Some(stage.verify(&mut readers, payload_bytes)?),
+        None => None,
+    };
     let mut measure = |what: &str, order: Order| -> Result<ReadFigures> {
         let spinner = output.spinner(what);
         let reads = readers.read(order, &interrupt);
@@ -95,18 +111,91 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
     };
     let hits = measure("measuring hits", Order::Hits { ms: MEASURE_MS })?;
     let in_place = measure("measuring reads in place", Order::InPlace { ms: MEASURE_MS })?;
-    let files = measure("measuring files", Order::Files { ms: MEASURE_MS })?;
-    let memory = measure_memory(&agent, &readers, &client, loaded.bytes)?;
+    let files = match &tree.root {
+        Some(_) => Some(measure("measuring files", Order::Files { ms: MEASURE_MS })?),
+        None => None,
+    };
+    let memory = measure_memory(&agent, &readers, &client, payload_bytes)?;
     drop(readers);
 
-    let report =
-        Report { tree: &tree, limit, capacity, readers: count, loaded, verified, hits, in_place, files, memory };
+    // What was loaded has made its point, and goes with its agent; what was fetched from far away stays.
+    let (agent, client, fetched) = match fetched {
+        Some(fetched) => (agent, client, fetched),
+        None => {
+            drop(client);
+            drop(agent);
+            let agent = stage.start_agent()?;
+            let client = agent.connect()?;
+            let (mut fetched, mut readers) = stage.fetch(&agent, &client, &tree, &origin)?;
+            fetched.verified = Some(stage.verify(&mut readers, fetched.bytes)?);
+            (agent, client, fetched)
+        }
+    };
+    let (agent, kept) = stage.keep_in_store(agent, client, &tree, &origin, store.path())?;
+
+    let report = Report {
+        tree: &tree,
+        origin: remote.as_ref(),
+        limit,
+        capacity,
+        readers: count,
+        loaded,
+        fetched,
+        verified,
+        hits,
+        in_place,
+        files,
+        memory,
+        kept,
+    };
     output.result(|| report.text(), || report.json())?;
-    report.verified.require_equal()?;
+    report.require_equal()?;
     if args.keep {
         keep(&agent, &interrupt, output)?;
     }
     Ok(())
+}
+
+/// What there is to load or to fetch.
+fn find(args: &DemoArgs, remote: Option<&Origin>, limit: Limit, interrupt: &Interrupt, output: Output) -> Result<Tree> {
+    let directory = match (&args.directory, remote) {
+        (Some(directory), _) => directory.clone(),
+        (None, Some(origin)) => {
+            let list = match &args.keys {
+                Some(keys) => fs::read_to_string(keys).with_context(|| format!("cannot read {}", keys.display()))?,
+                None => fetch_list(origin, interrupt, output)?,
+            };
+            return Tree::listed(&list, limit);
+        }
+        (None, None) => DEFAULT_DIRECTORIES
+            .iter()
+            .map(PathBuf::from)
+            .find(|directory| directory.is_dir())
+            .context("this machine has no /usr/share; name a directory to load")?,
+    };
+    let spinner = output.spinner("finding files");
+    let tree = Tree::find(&directory, limit, interrupt);
+    spinner.finish_and_clear();
+    tree
+}
+
+/// The list of what is below a URL, by an agent of its own: how large the agent of the demo has to be is not known before.
+fn fetch_list(origin: &Origin, interrupt: &Interrupt, output: Output) -> Result<String> {
+    let spinner = output.spinner("fetching the list");
+    let fetched = || -> Result<String> {
+        let setup = Setup { capacity: ByteSize(LIST_CAPACITY_BYTES), store: None, origin: Some(origin) };
+        let agent = Agent::start(&setup, interrupt)?;
+        let url = origin.url(LIST_NAME);
+        let list = agent.connect()?.namespace(FETCHED)?.get_or_fetch(LIST_NAME, &url).with_context(|| {
+            format!(
+                "cannot fetch the list of files, {url}; --keys FILE names another, DIR a directory with the same files"
+            )
+        })?;
+        String::from_utf8(list.to_vec()).context("the list of files is no UTF-8")
+    };
+    let list = fetched();
+    spinner.finish_and_clear();
+    list
 }
 
 /// A given capacity is what the files have to fit into; half of it leaves room for everything that is no payload.
@@ -155,7 +244,7 @@ fn measure_memory(agent: &Agent, readers: &Readers, client: &Client, payload_byt
 fn keep(agent: &Agent, interrupt: &Interrupt, output: Output) -> Result<()> {
     let socket = agent.socket();
     output.remark(&format!(
-        "The agent keeps running until Ctrl-C. In another shell:\n  export LARDER_SOCKET={}\n  larder ls {NAMESPACE} | head\n  larder stat",
+        "The agent keeps running until Ctrl-C. In another shell:\n  export LARDER_SOCKET={}\n  larder ls {KEPT} | head\n  larder stat",
         socket.display()
     ));
     // An end that was asked for is a good one.
@@ -178,11 +267,17 @@ pub(crate) fn process(args: DemoProcessArgs, global: &Global) -> Result<()> {
             let error = Command::new(program).args(arguments).exec();
             Err(error).with_context(|| format!("cannot start {}", Path::new(program).display()))
         }
-        DemoRole::Reader { root, namespace, loaded_at_ns } => {
+        DemoRole::Reader { root, origin, known, namespace, loaded_at_ns } => {
             let socket = global.socket.as_deref().context("no socket is given")?;
-            let subject = agent::connect(socket)
-                .and_then(|client| Subject::new(client.namespace(&namespace)?, root, loaded_at_ns));
-            readers::serve(subject)
+            let subject = || -> Result<Subject> {
+                let known = match known {
+                    Some(known) => serde_json::from_slice(&fs::read(known)?)?,
+                    None => Vec::new(),
+                };
+                let told = Told { root, origin: origin.as_deref().map(Origin::of_text), known, loaded_at_ns };
+                Subject::new(agent::connect(socket, FETCH_MAX)?.namespace(&namespace)?, told)
+            };
+            readers::serve(subject())
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The reader processes: this program again, told over a pipe what to do, answering a line for each order.
 
+use std::ffi::OsString;
+use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::agent::{demo_process, end};
+use super::agent::{Agent, demo_process, end};
 use super::interrupt::Interrupt;
-use super::measure::{Reads, Subject, Verified};
+use super::measure::{Asked, Reads, Subject, Told, Verified};
 
 /// How many bytes a reader compares between two words on its progress.
 const PROGRESS_BYTES: u64 = 16 << 20;
@@ -22,6 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What readers are told.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum Order {
+    Ask,
     Verify,
     Hits { ms: u64 },
     InPlace { ms: u64 },
@@ -33,6 +35,7 @@ pub(super) enum Order {
 pub(super) enum Answer {
     Ready { blocks: u64 },
     Progress { bytes: u64 },
+    Asked(Asked),
     Verified(Verified),
     Reads(Reads),
     Failed(String),
@@ -54,23 +57,34 @@ struct Reader {
 pub(super) struct Readers(Vec<Reader>);
 
 impl Readers {
-    /// Starts `count` readers of what was loaded from `root`, and waits until each knows `blocks` keys.
+    /// Starts `count` readers, and waits until each knows `blocks` keys.
     pub(super) fn start(
         count: u32,
-        socket: &Path,
+        agent: &Agent,
         namespace: &str,
-        root: &Path,
-        loaded_at_ns: i128,
+        told: &Told,
         blocks: u64,
         interrupt: &Interrupt,
     ) -> Result<Readers> {
+        let mut arguments: Vec<OsString> = vec!["reader".into(), "--namespace".into(), namespace.into()];
+        arguments.extend(["--loaded-at-ns".into(), told.loaded_at_ns.to_string().into()]);
+        if let Some(root) = &told.root {
+            arguments.extend(["--root".into(), root.into()]);
+        }
+        if let Some(origin) = &told.origin {
+            arguments.extend(["--origin".into(), origin.prefix().into()]);
+        }
+        if !told.known.is_empty() {
+            let known = agent.directory().join(format!("known-{namespace}.json"));
+            fs::write(&known, serde_json::to_vec(&told.known)?).context("cannot tell the readers their keys")?;
+            arguments.extend(["--known".into(), known.into()]);
+        }
         let mut readers = Readers(Vec::new());
         for _ in 0..count {
             let mut child = demo_process()?
                 .arg("--socket")
-                .arg(socket)
-                .args(["reader", "--namespace", namespace, "--loaded-at-ns", &loaded_at_ns.to_string(), "--root"])
-                .arg(root)
+                .arg(agent.socket())
+                .args(&arguments)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -83,7 +97,7 @@ impl Readers {
         for answer in readers.collect(interrupt, |_| {})? {
             match answer {
                 Answer::Ready { blocks: found } if found == blocks => {}
-                Answer::Ready { blocks: found } => bail!("a reader finds {found} keys where {blocks} were loaded"),
+                Answer::Ready { blocks: found } => bail!("a reader finds {found} keys where there are {blocks}"),
                 other => bail!("a reader began with {other:?}"),
             }
         }
@@ -92,6 +106,16 @@ impl Readers {
 
     pub(super) fn pids(&self) -> impl Iterator<Item = u32> {
         self.0.iter().map(|reader| reader.child.id())
+    }
+
+    /// Lets all ask for every key, at the same time.
+    pub(super) fn ask_all(&mut self, interrupt: &Interrupt, progress: impl FnMut(u64)) -> Result<Vec<Asked>> {
+        self.order(Order::Ask)?;
+        let asked = |answer| match answer {
+            Answer::Asked(asked) => Ok(asked),
+            other => bail!("a reader answered {other:?}"),
+        };
+        self.collect(interrupt, progress)?.into_iter().map(asked).collect()
     }
 
     /// Lets all compare every block with its file, at the same time.
@@ -194,18 +218,17 @@ fn obey(mut subject: Subject, answer: &mut impl FnMut(&Answer) -> Result<()>) ->
     answer(&Answer::Ready { blocks: subject.blocks() })?;
     for line in io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;
-        let done = match order {
-            Order::Verify => {
-                let mut unsaid = 0;
-                let verified = subject.verify(|bytes| {
-                    unsaid += bytes;
-                    if unsaid < PROGRESS_BYTES {
-                        return Ok(());
-                    }
-                    answer(&Answer::Progress { bytes: std::mem::take(&mut unsaid) })
-                })?;
-                Answer::Verified(verified)
+        let mut unsaid = 0;
+        let progress = |bytes| {
+            unsaid += bytes;
+            if unsaid < PROGRESS_BYTES {
+                return Ok(());
             }
+            answer(&Answer::Progress { bytes: std::mem::take(&mut unsaid) })
+        };
+        let done = match order {
+            Order::Ask => Answer::Asked(subject.ask_all(progress)?),
+            Order::Verify => Answer::Verified(subject.verify(progress)?),
             Order::Hits { ms } => Answer::Reads(subject.hits(Duration::from_millis(ms))?),
             Order::InPlace { ms } => Answer::Reads(subject.in_place(Duration::from_millis(ms))?),
             Order::Files { ms } => Answer::Reads(subject.files(Duration::from_millis(ms))?),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -69,7 +70,12 @@ fn every_file_is_loaded_compared_and_cleared_away() {
          in_place.reads in_place.bytes in_place.bytes_per_s file.reads file.reads_per_s file.timed_together
          file.p50_ns file.p99_ns file_volume.reads file_volume.bytes file_volume.bytes_per_s memory.physical_bytes
          memory.payload_bytes memory.segment_bytes memory.pss_bytes memory.rss_bytes memory.processes
-         memory.agent_included",
+         memory.agent_included origin fetch.requests fetch.blocks fetch.bytes fetch.seconds fetch.bytes_per_s
+         fetch.blocks_per_s fetch.reads fetch.read_bytes fetch.failed fetch.wrong store.blocks store.bytes store.cut
+         store.put_seconds store.put_bytes_per_s store.put_blocks_per_s store.restart_seconds store.read.requests
+         store.read.blocks store.read.bytes store.read.seconds store.read.bytes_per_s store.read.blocks_per_s
+         store.read.reads store.read.read_bytes store.verify.blocks store.verify.bytes store.verify.wrong
+         store.verify.changed store.verify.seconds",
     );
     let bytes = 10 + 4_096 + 200_000 + (3 << 20) + 77;
     assert_eq!(report["load"]["blocks"], 6);
@@ -78,11 +84,77 @@ fn every_file_is_loaded_compared_and_cleared_away() {
     assert_eq!(report["verify"]["bytes"], 2 * bytes);
     assert_eq!(report["verify"]["wrong"], 0);
     assert_eq!(report["skipped"]["special"], 2);
+    let fetch = &report["fetch"];
+    assert_eq!((&fetch["requests"], &fetch["reads"], &fetch["failed"]), (&json!(12), &json!(6), &json!(0)), "{fetch}");
+    assert_eq!((&fetch["bytes"], &fetch["read_bytes"], &fetch["wrong"]), (&json!(bytes), &json!(bytes), &json!(0)));
+    let store = &report["store"];
+    assert_eq!(
+        (&store["blocks"], &store["bytes"], &store["cut"]),
+        (&json!(6), &json!(bytes), &json!(false)),
+        "{store}"
+    );
+    assert_eq!((&store["read"]["requests"], &store["read"]["reads"]), (&json!(12), &json!(6)), "{store}");
+    assert_eq!((&store["verify"]["blocks"], &store["verify"]["wrong"]), (&json!(12), &json!(0)), "{store}");
     assert_eq!(report["skipped"]["illegal_name"], 2);
     for path in ["/hit/p50_ns", "/file/p50_ns", "/in_place/bytes", "/file_volume/bytes", "/memory/physical_bytes"] {
         assert!(report.pointer(path).and_then(Value::as_u64).is_some_and(|value| value > 0), "{path} in {report}");
     }
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "nothing is left");
+}
+
+/// The demo of what is at an origin.
+fn demo_of(origin: &Path, temporary: &Path) -> Command {
+    let mut command = larder();
+    command.args(["demo", "--readers", "2", "--capacity", "64MiB", "--json", "--origin"]).arg(origin);
+    command.env("TMPDIR", temporary);
+    command
+}
+
+#[test]
+fn what_is_fetched_from_an_origin_is_what_its_list_names() {
+    if larderd().is_none() {
+        return;
+    }
+    let (tree, temporary) = (tree(), tempfile::tempdir().unwrap());
+    fs::write(tree.path().join("manifest.txt"), "200000 chunks\n77 a/é ß\n3145728 large\n1 ../above\n").unwrap();
+    let mut demo = demo_of(tree.path(), temporary.path());
+    let report = Run::of(demo.output().unwrap()).json();
+    let bytes = 200_000 + 77 + (3 << 20);
+    assert_eq!((&report["load"], &report["verify"], &report["file"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!((&report["directory"], &report["origin"]), (&Value::Null, &json!(tree.path().to_str())));
+    assert_eq!((&report["fetch"]["requests"], &report["fetch"]["reads"]), (&json!(6), &json!(3)));
+    assert_eq!((&report["fetch"]["bytes"], &report["skipped"]["illegal_name"]), (&json!(bytes), &json!(1)));
+    assert_eq!((&report["store"]["bytes"], &report["store"]["verify"]["wrong"]), (&json!(bytes), &json!(0)));
+
+    fs::write(tree.path().join("list"), "200000 chunks\n1 none\n").unwrap();
+    let list = tree.path().join("list");
+    let mut demo = demo_of(tree.path(), temporary.path());
+    Run::of(demo.arg("--keys").arg(list).output().unwrap()).fails(1, "1 of 2 files cannot be fetched: \"none\"");
+    fs::remove_file(tree.path().join("manifest.txt")).unwrap();
+    Run::of(demo_of(tree.path(), temporary.path()).output().unwrap()).fails(3, "cannot fetch the list of files");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn what_is_fetched_is_compared_with_the_files_of_a_directory() {
+    if larderd().is_none() {
+        return;
+    }
+    let (files, origin, temporary) = (tree(), tree(), tempfile::tempdir().unwrap());
+    let run = |status| {
+        let run = Run::of(demo_of(origin.path(), temporary.path()).arg(files.path()).output().unwrap());
+        assert_eq!(run.status, status, "{}", run.stderr);
+        (serde_json::from_slice::<Value>(&run.stdout).unwrap(), run.stderr)
+    };
+    // A file that was written just now might have been written since.
+    let settled = Duration::from_millis(1_100);
+    std::thread::sleep(settled);
+    let (report, _) = run(0);
+    assert_eq!((&report["verify"]["blocks"], &report["verify"]["wrong"]), (&json!(12), &json!(0)));
+    fs::write(origin.path().join("a/small"), "123456789x").unwrap();
+    let (report, why) = run(1);
+    assert_eq!((&report["verify"]["blocks"], &report["verify"]["wrong"]), (&json!(12), &json!(2)));
+    assert!(why.contains("2 of 12 compared blocks are not what they should be: \"a/small\""), "{why}");
 }
 
 /// Starts the demo and waits until its agent and its readers run.
