@@ -164,7 +164,7 @@ impl Bringing {
         }
         let source = place.open().await?;
         let range = Range { origin: place.origin(&source, 0), from: 0, len: source.len_bytes, replaces };
-        self.fill(&source, place.place.name(), &range, stored.as_ref()).await
+        self.fill(&source, place.place.name(), &range, stored.as_ref(), || place.saw(&source)).await
     }
 
     /// Makes a chunk resident.
@@ -174,7 +174,7 @@ impl Bringing {
             return Ok(());
         }
         let range = Range { origin: Some(object.origin(from)), from, len, replaces: false };
-        self.fill(&object.source, &object.name, &range, stored.as_ref()).await
+        self.fill(&object.source, &object.name, &range, stored.as_ref(), || Ok(())).await
     }
 
     /// Whether the key is there, in memory or in the store.

@@ -55,12 +55,12 @@ impl Cache {
         Ok(self.known(uid).namespaces.current(namespace)?.versions.get(&url).cloned())
     }
 
-    /// Remembers which version of a URL a namespace has seen.
-    pub(crate) fn note_version(&mut self, uid: u32, namespace: u64, url: u128, version: &str) -> Result<(), Refusal> {
+    /// Remembers which version of a URL a namespace has seen. False when it has seen another, and is to see one only.
+    pub(crate) fn note_version(&mut self, uid: u32, namespace: u64, url: u128, version: &str) -> Result<bool, Refusal> {
         let tenant = self.known(uid);
         let id = namespace;
         tenant.namespaces.current(id)?;
-        let Some(namespace) = tenant.namespaces.get_mut(id) else { return Ok(()) };
+        let Some(namespace) = tenant.namespaces.get_mut(id) else { return Ok(true) };
         namespace.note_version(url, version)
     }
 }

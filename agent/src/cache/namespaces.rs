@@ -65,10 +65,15 @@ impl Namespace {
         }
     }
 
-    /// Remembers which version of a URL it has seen last.
-    pub(super) fn note_version(&mut self, url: u128, version: &str) -> Result<(), Refusal> {
+    /// Remembers which version of a URL it has seen last. False when it has seen another, and is to see one only.
+    pub(super) fn note_version(&mut self, url: u128, version: &str) -> Result<bool, Refusal> {
         if self.options.validate == Validate::Never {
-            return Ok(());
+            return Ok(true);
+        }
+        if self.options.validate == Validate::Namespace
+            && let Some(seen) = self.versions.get(&url)
+        {
+            return Ok(**seen == *version);
         }
         if version.len() > VERSION_LEN_MAX {
             return Err(Refusal::Origin(format!("the origin names a version of {} bytes", version.len())));
@@ -79,7 +84,7 @@ impl Namespace {
             )));
         }
         self.versions.insert(url, version.into());
-        Ok(())
+        Ok(true)
     }
 
     /// Notes that the store may have what memory has no more.

@@ -43,13 +43,14 @@ pub(super) struct Range {
 }
 
 impl Bringing {
-    /// Reads bytes of a source into fresh room and publishes them.
+    /// Reads bytes of a source into fresh room and publishes them, if `agree` says so when they are all there.
     pub(super) async fn fill(
         &self,
         source: &Arc<Source>,
         name: &str,
         range: &Range,
         stored: Option<&Stored>,
+        agree: impl FnOnce() -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let Target { uid, namespace, key } = &self.target;
         let how = How::Fetch { origin: range.origin, replaces: range.replaces };
@@ -78,6 +79,11 @@ impl Bringing {
         if let Some(named) = digest::named_by(key)
             && let Err(why) = is_as_named(named, reservation.memory(), key, name).await
         {
+            self.agent.cache().abandon(&reservation);
+            return Err(why);
+        }
+        // Not before: a fetch that failed has shown nobody anything.
+        if let Err(why) = agree() {
             self.agent.cache().abandon(&reservation);
             return Err(why);
         }

@@ -75,6 +75,7 @@ impl Objects {
                 "{name} can only be read as a whole: its server does not say which version a part is of"
             ))
         })?;
+        looking.saw(&source)?;
         let version = (key::digest(text.as_bytes()) >> 64) as u64;
         let about = About { len_bytes: source.len_bytes, version, chunk_bytes: chunk_bytes(agent) };
         let opened = Opened { source, name, number: looking.place.number(), version: text };

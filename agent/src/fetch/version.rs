@@ -70,13 +70,20 @@ impl Looking {
         };
         let seen = self.seen()?;
         // An origin that names no version is taken at its word each time: there is nothing to compare.
-        if let Some(version) = &source.version {
-            if self.validate()? == Validate::Namespace && seen.is_some_and(|seen| *seen != **version) {
-                return Err(Refusal::Changed(self.place.name().to_owned()));
-            }
-            self.agent.cache().note_version(self.uid, self.namespace, self.place.number(), version)?;
+        if self.validate()? == Validate::Namespace
+            && let (Some(seen), Some(version)) = (seen, &source.version)
+            && *seen != **version
+        {
+            return Err(Refusal::Changed(self.place.name().to_owned()));
         }
         Ok(Arc::new(source))
+    }
+
+    /// The namespace sees the version that a source is of; an error when it has seen another meanwhile.
+    pub(super) fn saw(&self, source: &Source) -> Result<(), Refusal> {
+        let Some(version) = &source.version else { return Ok(()) };
+        let is_first = self.agent.cache().note_version(self.uid, self.namespace, self.place.number(), version)?;
+        if is_first { Ok(()) } else { Err(Refusal::Changed(self.place.name().to_owned())) }
     }
 
     /// Stands for the bytes of a source from an offset on.

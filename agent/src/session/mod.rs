@@ -49,7 +49,7 @@ const UNREAD_MAX_BYTES: usize = 16 * 1024;
 /// Work after which others have their turn.
 const LONG_WORK: Duration = Duration::from_micros(200);
 /// Requests of a session that may wait at once.
-const WAITS_MAX: usize = 64;
+const WAITS_MAX: usize = 256;
 
 /// The connection, shared with the tasks that answer later.
 pub(crate) type Connection = Arc<AsyncFd<OwnedFd>>;

@@ -270,3 +270,22 @@ fn what_cannot_be_fetched_is_said_and_not_remembered() {
     let url = files.write("named", 500);
     assert_eq!(cache.fetch(&url).unwrap().key(), url_key(&url));
 }
+
+#[test]
+fn a_fetch_that_failed_has_bound_no_version() {
+    let (agent, files) = (Agent::small(), Files::new());
+    let options = NamespaceOptions { quota_bytes: Some(100_000), ..NamespaceOptions::default() };
+    let cache = agent.client().create_namespace("t", &options).unwrap();
+    let url = files.write("k", 200_000);
+    assert!(matches!(cache.get_or_fetch("k", &url), Err(Error::Quota { .. })));
+    files.write_as("k", "k", 50_000);
+    fetched(&cache, "k", &url, 50_000);
+    // One process may wait for many at once.
+    let urls: Vec<String> = (0..100).map(|n| files.write(&format!("m{n}"), 500)).collect();
+    std::thread::scope(|scope| {
+        for (n, url) in urls.iter().enumerate() {
+            let cache = &cache;
+            scope.spawn(move || fetched(cache, &format!("m{n}"), url, 500));
+        }
+    });
+}

@@ -244,14 +244,14 @@ fn waits_and_lists_without_end() {
     let mut raw = Raw::bare(agent.socket());
     raw.staging();
     let namespace = raw.namespace("waits");
-    for n in 0..64 {
+    for n in 0..256 {
         raw.send(Request::Wait { namespace, key: format!("never/{n}") });
     }
-    let one_more = Request::Wait { namespace, key: "never/64".into() };
+    let one_more = Request::Wait { namespace, key: "never/256".into() };
     assert!(matches!(raw.refused(one_more), Refusal::TooMany(_)));
     // A clear wakes and refuses them all.
     let clear = raw.send(Request::Clear { name: "waits".into() });
-    for _ in 0..65 {
+    for _ in 0..257 {
         let (answer, _) = raw.receive().expect("every wait is answered");
         match answer.reply {
             Reply::Count(0) => assert_eq!(answer.id, clear),
