@@ -18,7 +18,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "URL")]
     pub(crate) origin: Option<String>,
     /// File with the list of what is at URL: on each line a length in bytes, a space, and a name below URL
-    #[arg(long, value_name = "FILE", requires = "origin", conflicts_with = "directory")]
+    #[arg(long, value_name = "FILE", requires = "origin")]
     pub(crate) keys: Option<PathBuf>,
     /// Capacity of the agent; the files are then cut at half of it instead of at 1 GiB and 50,000 files
     /// [default: what the files need]

@@ -173,6 +173,10 @@ impl Subject {
                 Err(error @ (Error::NotFound | Error::Denied(_) | Error::Origin(_) | Error::OriginChanged(_))) => {
                     asked.failed += 1;
                     asked.failure.get_or_insert_with(|| format!("{key:?}: {error}"));
+                    // Of a server that is gone each file would take minutes to find that out.
+                    if self.origin.as_ref().is_some_and(Origin::is_url) {
+                        break;
+                    }
                 }
                 Err(error) => return Err(error).with_context(|| format!("cannot get {key:?}")),
             }

@@ -158,15 +158,13 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<()> {
 
 /// What there is to load or to fetch.
 fn find(args: &DemoArgs, remote: Option<&Origin>, limit: Limit, interrupt: &Interrupt, output: Output) -> Result<Tree> {
+    if let Some(keys) = &args.keys {
+        let list = fs::read_to_string(keys).with_context(|| format!("cannot read {}", keys.display()))?;
+        return Tree::listed(&list, args.directory.as_deref(), limit);
+    }
     let directory = match (&args.directory, remote) {
         (Some(directory), _) => directory.clone(),
-        (None, Some(origin)) => {
-            let list = match &args.keys {
-                Some(keys) => fs::read_to_string(keys).with_context(|| format!("cannot read {}", keys.display()))?,
-                None => fetch_list(origin, interrupt, output)?,
-            };
-            return Tree::listed(&list, limit);
-        }
+        (None, Some(origin)) => return Tree::listed(&fetch_list(origin, interrupt, output)?, None, limit),
         (None, None) => DEFAULT_DIRECTORIES
             .iter()
             .map(PathBuf::from)

@@ -25,6 +25,11 @@ impl Origin {
         }
     }
 
+    /// Whether it is no directory.
+    pub(super) fn is_url(&self) -> bool {
+        self.is_url
+    }
+
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }

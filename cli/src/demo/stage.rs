@@ -83,7 +83,7 @@ impl Stage<'_> {
         let tenant = client.stat()?.tenant;
         let fetched = AskFigures::new(&asked?, tenant.fetches, tenant.fetch_bytes);
         if let Some(why) = fetched.failure.as_ref().filter(|_| self.setup.origin.is_some() || fetched.blocks == 0) {
-            bail!("{} of {blocks} files cannot be fetched: {why}", fetched.failed);
+            bail!("cannot fetch {why}");
         }
         Ok((fetched, readers))
     }

@@ -128,9 +128,10 @@ impl Tree {
         Tree { root, entries: Vec::new(), bytes: 0, skipped: Skipped::default(), cut: false }
     }
 
-    /// The files that a list names, one a line: length in bytes, a space, name.
-    pub(super) fn listed(list: &str, limit: Limit) -> Result<Tree> {
-        let mut tree = Tree::empty(None);
+    /// The files that a list names, one a line: length in bytes, a space, name. `root` is a directory that has the same files.
+    pub(super) fn listed(list: &str, root: Option<&Path>, limit: Limit) -> Result<Tree> {
+        let open = |root: &Path| root.canonicalize().with_context(|| format!("cannot open {}", root.display()));
+        let mut tree = Tree::empty(root.map(open).transpose()?);
         let mut names = HashSet::new();
         for (at, line) in list.lines().enumerate() {
             let (len, name) = line.split_once(' ').unwrap_or((line, ""));
@@ -210,12 +211,12 @@ mod tests {
 
     #[test]
     fn a_list_is_read_up_to_the_limit() {
-        let tree = Tree::listed("3 a b\n0 c/d\n200 large\n1 ../up\n", ROOMY).unwrap();
+        let tree = Tree::listed("3 a b\n0 c/d\n200 large\n1 ../up\n", None, ROOMY).unwrap();
         let entry = |key: &str, len_bytes| Entry { key: key.to_owned(), len_bytes };
         assert_eq!(tree.entries, [entry("a b", 3), entry("c/d", 0)]);
         assert_eq!((tree.bytes, tree.skipped.too_large, tree.skipped.illegal_name, tree.cut), (3, 1, 1, false));
-        assert!(Tree::listed("60 a\n60 b\n", ROOMY).unwrap().cut);
-        assert!(Tree::listed("1 a\n1 b\n", Limit { files: 1, ..ROOMY }).unwrap().cut);
+        assert!(Tree::listed("60 a\n60 b\n", None, ROOMY).unwrap().cut);
+        assert!(Tree::listed("1 a\n1 b\n", None, Limit { files: 1, ..ROOMY }).unwrap().cut);
     }
 
     #[test]
@@ -225,7 +226,7 @@ mod tests {
             ("1 a\n1 a\n", "line 2 of the list names \"a\" again"),
             ("", "nothing"),
         ] {
-            let error = Tree::listed(list, ROOMY).unwrap_err().to_string();
+            let error = Tree::listed(list, None, ROOMY).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
     }
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn a_sample_is_spread_and_keeps_to_its_limit() {
         let list: String = (0..10).map(|at| format!("10 {at}\n")).collect();
-        let tree = Tree::listed(&list, ROOMY).unwrap();
+        let tree = Tree::listed(&list, None, ROOMY).unwrap();
         let keys = |limit| tree.sample(limit).0.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>().join(" ");
         assert_eq!(keys(ROOMY), "0 1 2 3 4 5 6 7 8 9");
         assert_eq!(keys(Limit { files: 4, bytes: 100 }), "0 3 6 9");

@@ -47,8 +47,12 @@ impl SeaweedFs {
         let program = Program {
             path,
             arguments,
-            // Without these it takes gigabytes for what it will collect later.
-            environment: vec![("GOMEMLIMIT", "500MiB".into()), ("GOGC", "50".into())],
+            // Without the first two it takes gigabytes for what it will collect later; without the last its logs stay.
+            environment: vec![
+                ("GOMEMLIMIT", "500MiB".into()),
+                ("GOGC", "50".into()),
+                ("TMPDIR", directory.path().to_string_lossy().into_owned()),
+            ],
             // It would take 25 s to end by itself, and nothing that it has is wanted.
             grace_tenths: 1,
             ..Program::default()
