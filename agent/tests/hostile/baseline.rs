@@ -1,5 +1,6 @@
 //! What the agent used before an attack, and the check that it uses no more after it.
 
+use larder_protocol::message::Request;
 use larder_protocol::stat::AgentStat;
 
 use crate::harness::{Agent, BOUND, poll};
@@ -53,6 +54,8 @@ impl Agent {
         let mut monitor = Session::open(self.socket());
         let namespace = monitor.namespace("monitor");
         monitor.put_and_check(namespace, "always/there", 7, 1000);
+        // Refused, and the threads that ask origins have started, which stay.
+        monitor.raw.refused(Request::Fetch { namespace, key: "fetched".into(), url: "http://127.0.0.1:1/".into() });
         let mut baseline = Baseline {
             agent: self,
             pid: self.pid(),

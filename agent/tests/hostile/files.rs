@@ -28,17 +28,9 @@ fn assert_refused(raw: &mut Raw, namespace: u64, url: &str) {
     assert!(matches!(refusal, Refusal::Invalid(_) | Refusal::Denied(_)), "{url:?}: {refusal:?}");
 }
 
-/// The first request starts the threads that ask origins, which stay.
-fn start_threads(agent: &Agent) {
-    let mut raw = Raw::bare(agent.socket());
-    let namespace = raw.namespace("files");
-    assert_refused(&mut raw, namespace, "http://127.0.0.1:1/");
-}
-
 #[test]
 fn only_a_file_that_is_open_for_reading_is_read() {
     let agent = Agent::start();
-    start_threads(&agent);
     let baseline = agent.baseline();
     let mut raw = Raw::bare(agent.socket());
     let namespace = raw.namespace("files");
@@ -117,7 +109,6 @@ fn too_many_descriptors_end_the_session() {
 #[test]
 fn a_flood_of_fetches_is_bounded() {
     let agent = Agent::start();
-    start_threads(&agent);
     let baseline = agent.baseline();
     let mut raw = Raw::bare(agent.socket());
     let namespace = raw.namespace("files");

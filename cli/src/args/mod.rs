@@ -34,9 +34,11 @@ The node:
 Blocks:
   put      Store a file or standard input under a key
   get      Write a block to standard output or to a file
+  fetch    Make a key hold what a URL or file has, unless it is there
   wait     Wait until somebody has put a key
   ls       List keys, sorted, one a line
   rm       Delete a key
+  sync     Wait until the store has all that was put into a namespace
   clear    Delete every block of a namespace
 
 Namespaces:
