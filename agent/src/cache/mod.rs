@@ -4,6 +4,7 @@
 //! caller, outside the lock), [`Cache::commit`] (checks, header, publication). When room needs fresh memory, which takes
 //! time to make, the cache answers with a [`Need`]; the caller makes it and calls [`Cache::supply`], then tries again.
 
+mod admit;
 mod blocks;
 mod budget;
 mod dirty;

@@ -1,13 +1,15 @@
 //! One client's connection: reads requests in order, answers each.
 //!
 //! `mod.rs` is the loop and the socket, `ring.rs` the way through shared memory, `requests.rs` what each request does, `put.rs` the puts that arrive in pieces,
-//! `stored.rs` the blocks of durable namespaces, `namespaces.rs` namespaces by name, `later.rs` work that waits for the store, `lend.rs` memory and descriptors that a client is lent.
+//! `stored.rs` puts and deletes in durable namespaces, `load.rs` what comes back in them, `fetch.rs` requests for what
+//! origins have, `namespaces.rs` namespaces by name, `later.rs` work that waits for the store, `lend.rs` memory and descriptors that a client is lent.
 
 mod exit;
 mod fetch;
 mod later;
 mod lend;
 mod lists;
+mod load;
 mod namespaces;
 mod put;
 mod requests;
