@@ -22,7 +22,12 @@ fn back(agent: &Agent, name: &str) -> Namespace {
 }
 
 fn start(directory: &Path) -> Agent {
-    Agent::start(&format!("{SMALL} --store-timeout 4 --store file://{}", directory.display()))
+    start_with(directory, 30)
+}
+
+/// With another time that a request may take.
+fn start_with(directory: &Path, store_timeout_s: u32) -> Agent {
+    Agent::start(&format!("{SMALL} --store-timeout {store_timeout_s} --store file://{}", directory.display()))
 }
 
 /// A store that can be filled up, or a skip.
@@ -162,7 +167,15 @@ fn puts_wait_when_the_store_is_far_behind() {
     });
     cache.sync().unwrap();
     assert_eq!(agent.stat().tenant.dirty_blocks, 0);
-    // And when it stays behind, a put is refused with the reason, and did not happen.
+}
+
+#[test]
+fn a_put_is_refused_with_the_reason_when_the_store_stays_behind() {
+    let store = small_store!(128);
+    let agent = start_with(store.path(), 2);
+    let cache = back(&agent, "t");
+    put(&cache, "first", 1000).unwrap();
+    cache.sync().unwrap();
     store.fill();
     let refused = (0..60).find_map(|n| put(&cache, &format!("more/{n}"), 1_000_000).err().map(|error| (n, error)));
     let Some((n, Error::Store(why))) = refused else { panic!("{refused:?}") };
